@@ -1,0 +1,198 @@
+"""The admission gate's bookkeeping: who is inside, who waits, and what each holds.
+
+Pure: told of events with a time, answers with turns to let through. The server process
+runs it today; it knows nothing of asyncio or HTTP, so it can move to the control process.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mars_sglang.core.policy import AdmissionPolicy
+from mars_sglang.core.program import GROWTH_WEIGHT, Program, ProgramTable
+from mars_sglang.core.views import PoolView, ProgramView
+
+#: Turns ahead for which an admitted program's growth is reserved (simulations: 2 to 4 alike).
+LOOKAHEAD_TURNS = 3
+
+#: Growth per turn in tokens that is assumed until turns were seen: the order of a tool
+#: result plus an answer in the shared SWE-bench traces.
+INITIAL_GROWTH_TOKENS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateSnapshot:
+    """Counts for a metric or a state page."""
+
+    admitted: int
+    waiting: int
+    paused: int
+    known: int
+    footprint_tokens: int
+    capacity_tokens: int
+
+
+class Gate:
+    """Decides with an admission policy which turns pass.
+
+    Args:
+        policy: the admission policy.
+        capacity_tokens: KV tokens of the engine's pool (of all its data-parallel ranks).
+
+    Raises:
+        ValueError: a capacity that is not positive.
+    """
+
+    def __init__(self, policy: AdmissionPolicy, capacity_tokens: int):
+        if capacity_tokens <= 0:
+            raise ValueError(f"capacity_tokens is {capacity_tokens}; it has to be a positive number of KV tokens")
+        self.policy = policy
+        self.capacity_tokens = capacity_tokens
+        self.programs = ProgramTable()
+        self._admitted: dict[str, Program] = {}
+        self._waiting: dict[str, Program] = {}
+        self._paused: dict[str, Program] = {}
+        self._anonymous: dict[str, int] = {}
+        self._growth_tokens = INITIAL_GROWTH_TOKENS
+
+    def submit(self, program: str | None, turn_id: str, prompt_tokens: int, now_s: float) -> bool:
+        """A turn reached the gate. True: it passes at once; False: it is held.
+
+        A held turn is let through by a later :meth:`decide`.
+        """
+        if program is None:
+            self._anonymous[turn_id] = prompt_tokens
+            return True
+        known = self.programs.touch(program, now_s)
+        if known.last_end_s is not None and not known.in_flight and not known.held:
+            self.policy.observe_pause(known.idle_s(now_s))
+        if known.admitted:
+            known.in_flight[turn_id] = prompt_tokens
+            return True
+        known.held[turn_id] = (prompt_tokens, now_s)
+        self._waiting[program] = known
+        return False
+
+    def finish(
+        self,
+        program: str | None,
+        turn_id: str,
+        now_s: float,
+        context_tokens: int | None = None,
+        last: bool = False,
+    ) -> None:
+        """A turn ended, failed, or its client went away, at the gate or behind it.
+
+        Args:
+            context_tokens: prompt plus output where the turn ended with an answer.
+            last: the client said that its program is over.
+        """
+        if program is None:
+            self._anonymous.pop(turn_id, None)
+            return
+        known = self.programs.get(program)
+        if known is None:
+            return
+        was_held = known.held.pop(turn_id, None) is not None
+        if was_held and not known.held:
+            self._waiting.pop(program, None)
+        if known.in_flight.pop(turn_id, None) is not None:
+            known.last_end_s = now_s
+            if context_tokens is not None:
+                if known.turns:
+                    growth = context_tokens - known.context_tokens
+                    self._growth_tokens += GROWTH_WEIGHT * (max(growth, 0) - self._growth_tokens)
+                known.turns += 1
+                known.context_tokens = context_tokens
+        if last and not known.in_flight and not known.held:
+            self._leave(known)
+            self._paused.pop(program, None)
+        elif known.admitted and not known.turns and not known.in_flight and not known.held:
+            # Its only turn failed: nothing of it is in the cache, so it holds no place.
+            self._leave(known)
+
+    def decide(self, now_s: float) -> list[str]:
+        """Run the policy; returns the ids of turns that pass now, in order."""
+        over = self.footprint_tokens() + sum(self._anonymous.values()) > self.capacity_tokens
+        if not self._waiting and not over:
+            return []
+        decision = self.policy.decide(
+            [self._view(p, now_s) for p in self._admitted.values()],
+            [self._view(p, now_s) for p in self._waiting.values()],
+            PoolView(self.capacity_tokens, sum(self._anonymous.values())),
+            now_s,
+        )
+        for program in decision.pause:
+            paused = self._admitted.get(program)
+            # A policy that pauses a program with work in flight would wedge it; it may not.
+            if paused is not None and not paused.in_flight:
+                self._leave(paused)
+                self._paused[program] = paused
+        passed: list[str] = []
+        for program in decision.admit:
+            admitted = self._waiting.pop(program, None)
+            if admitted is None:
+                continue
+            for other in self._waiting.values():
+                if (other.arrived_s, other.program) < (admitted.arrived_s, program):
+                    other.passed_over += 1
+            passed.extend(self._enter(admitted))
+        return passed
+
+    def open(self) -> list[str]:
+        """Let everything through, in order of arrival: the way out when deciding fails."""
+        passed: list[str] = []
+        for known in sorted(self._waiting.values(), key=lambda p: (p.arrived_s, p.program)):
+            passed.extend(self._enter(known))
+        self._waiting.clear()
+        return passed
+
+    def paused(self) -> Iterable[str]:
+        """Programs whose KV goes first, oldest pause first."""
+        return self._paused.keys()
+
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def footprint_tokens(self) -> int:
+        """Footprint of the admitted programs, without anonymous requests."""
+        return sum(self._footprint(p) for p in self._admitted.values())
+
+    def snapshot(self) -> GateSnapshot:
+        return GateSnapshot(
+            admitted=len(self._admitted),
+            waiting=len(self._waiting),
+            paused=len(self._paused),
+            known=len(self.programs),
+            footprint_tokens=self.footprint_tokens(),
+            capacity_tokens=self.capacity_tokens,
+        )
+
+    def _enter(self, known: Program) -> list[str]:
+        known.admitted = True
+        known.passed_over = 0
+        self._admitted[known.program] = known
+        self._paused.pop(known.program, None)
+        passed = list(known.held)
+        for turn_id, (tokens, _) in known.held.items():
+            known.in_flight[turn_id] = tokens
+        known.held.clear()
+        return passed
+
+    def _leave(self, known: Program) -> None:
+        known.admitted = False
+        self._admitted.pop(known.program, None)
+
+    def _footprint(self, known: Program) -> int:
+        return max(known.context_tokens, known.need_tokens()) + round(LOOKAHEAD_TURNS * self._growth_tokens)
+
+    def _view(self, known: Program, now_s: float) -> ProgramView:
+        return ProgramView(
+            program=known.program,
+            arrived_s=known.arrived_s,
+            waiting_since_s=min((at for _, at in known.held.values()), default=None),
+            in_flight=len(known.in_flight),
+            footprint_tokens=self._footprint(known),
+            idle_s=known.idle_s(now_s),
+            turns=known.turns,
+            passed_over=known.passed_over,
+        )

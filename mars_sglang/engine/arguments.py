@@ -1,0 +1,115 @@
+"""``--scheduler-policy`` and ``--mars-admission`` in SGLang's own argument parsers."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+from mars_sglang.config import ADMISSION_OFF, RADIX_CACHE_BACKEND, ConfigError, MarsConfig, check_supported, resolve
+from mars_sglang.core.policy import admission_policy_names, turn_policy_names
+
+#: What ``get_schedule().schedule_policy`` says under a policy of ours. SGLang's chunk
+#: sharing (one unfinished chunk, its size cut so that short turns share the step) belongs
+#: to this native policy's name; the order itself is ours.
+NATIVE_UNDER_MARS = "shortest-prefill-first"
+#: SGLang accepts outer priorities only with this policy's name.
+NATIVE_UNDER_PRIORITIES = "fcfs"
+
+_OURS = ("scheduler_policy", "mars_admission")
+
+
+def register() -> None:
+    """Hook SGLang's argument parser; called only when a flag of ours was seen."""
+    HookRegistry.register("sglang.srt.server_args.ServerArgs.add_cli_args", _add_cli_args, HookType.AROUND)
+    HookRegistry.register("sglang.srt.server_args.ServerArgs.from_cli_args", _from_cli_args, HookType.AROUND)
+
+
+def _add_cli_args(original: Callable, parser: argparse.ArgumentParser) -> None:
+    original(parser)
+    native = _native_action(parser)
+    # None tells "not given" from "given as the default"; _from_cli_args puts the default back.
+    parser.set_defaults(schedule_policy=None, _native_schedule_policy=(native.default, tuple(native.choices)))
+    group = parser.add_argument_group("mars-sglang")
+    group.add_argument(
+        "--scheduler-policy",
+        metavar="NAME",
+        help=f"Order of turns, retention and victims: {', '.join(turn_policy_names())}, "
+        "or one of the names of --schedule-policy.",
+    )
+    group.add_argument(
+        "--mars-admission",
+        metavar="NAME",
+        help=f"Which agent programs may start: {', '.join([ADMISSION_OFF, *admission_policy_names()])}. "
+        "Works over any scheduler policy. Default: mars with --scheduler-policy mars, else off.",
+    )
+
+
+def _native_action(parser: argparse.ArgumentParser) -> argparse.Action:
+    for action in parser._actions:
+        if "--schedule-policy" in action.option_strings:
+            return action
+    raise SystemExit("mars-sglang: SGLang has no --schedule-policy option; run `mars-sglang doctor`")
+
+
+def _from_cli_args(original: Callable, cls: type, args: argparse.Namespace) -> Any:
+    default, choices = args._native_schedule_policy
+    try:
+        native, config = resolve(args.scheduler_policy, args.schedule_policy, args.mars_admission, choices)
+        args.schedule_policy = native or default
+        if config is not None:
+            for name, value in _host_arguments(config, vars(args)).items():
+                setattr(args, name, value)
+    except ConfigError as error:
+        # As argparse reports its own errors: short, on stderr, exit status 2.
+        print(f"mars-sglang: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    _activate(config)
+    return original(cls, args)
+
+
+def engine_server_args(native: Callable, kwargs: dict[str, Any]) -> Any:
+    """``ServerArgs`` for ``Engine(..., scheduler_policy=..., mars_admission=...)``.
+
+    Raises:
+        ConfigError: as :func:`mars_sglang.config.resolve`.
+    """
+    parser = argparse.ArgumentParser()
+    from sglang.srt.server_args import ServerArgs
+
+    ServerArgs.add_cli_args(parser)
+    choices = tuple(_native_action(parser).choices)
+    ours = {name: kwargs.pop(name, None) for name in _OURS}
+    schedule_policy, config = resolve(
+        ours["scheduler_policy"], kwargs.get("schedule_policy"), ours["mars_admission"], choices
+    )
+    if schedule_policy is not None:
+        kwargs["schedule_policy"] = schedule_policy
+    if config is not None:
+        kwargs.update(_host_arguments(config, kwargs))
+    _activate(config)
+    return native(**kwargs)
+
+
+def _host_arguments(config: MarsConfig, arguments: dict[str, Any]) -> dict[str, Any]:
+    """SGLang arguments that select our parts of the engine."""
+    check_supported(config, arguments)
+    if config.turn_policy is None:
+        return {}
+    with_priorities = arguments.get("enable_priority_scheduling")
+    return {
+        "schedule_policy": NATIVE_UNDER_PRIORITIES if with_priorities else NATIVE_UNDER_MARS,
+        "radix_cache_backend": RADIX_CACHE_BACKEND,
+    }
+
+
+def _activate(config: MarsConfig | None) -> None:
+    if config is None:
+        MarsConfig.clear_env()
+        return
+    config.to_env()
+    # Not above: it imports the engine, which the arguments may yet turn out not to want.
+    from mars_sglang.engine.install import install_or_exit
+
+    install_or_exit(config)

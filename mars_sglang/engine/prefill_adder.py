@@ -1,0 +1,41 @@
+"""SGLang's prefill adder, except that a turn that does not fit need not stop those behind it."""
+
+from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+
+from mars_sglang.engine.turn_queue import waiting_view
+from mars_sglang.engine.turns import TurnBook
+
+#: Turns that are tried and found not to fit in one pass. Each costs a match of its prefix.
+MAX_MISSES_PER_PASS = 8
+
+
+class MarsPrefillAdder(PrefillAdder):
+    """Skips what does not fit, for as long as the policy lets it be passed."""
+
+    #: Set on the subclass that a scheduler makes for itself: SGLang calls the class with
+    #: its own arguments only.
+    book: TurnBook
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.misses = 0
+        self.short_of_memory = False
+        """Whether a turn was skipped for want of KV, which only a leaving turn can change."""
+        self.book.counters["prefill_passes"] += 1
+
+    def add_one_req(self, req, has_chunked_req, truncation_align_size):
+        result = super().add_one_req(req, has_chunked_req, truncation_align_size)
+        added = bool(self.can_run_list) and self.can_run_list[-1] is req
+        if added or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
+            # A mamba tree hands the request a state slot before this call, and the caller
+            # takes it back only from a request that ends the pass.
+            return result
+        self.short_of_memory |= result == AddReqResult.NO_TOKEN
+        self.misses += 1
+        if self.misses >= MAX_MISSES_PER_PASS:
+            return result
+        if not self.book.policy.may_be_passed(waiting_view(req, 0), self.book.now_s):
+            self.book.counters["held_back_for_an_aged_turn"] += 1
+            return result
+        self.book.counters["passed_over"] += 1
+        return AddReqResult.CONTINUE

@@ -1,0 +1,217 @@
+"""Retention: SGLang's radix cache, reclaiming in the policy's order.
+
+Retained KV stays evictable in SGLang's books. Nothing is pinned, so retention can never
+make the engine refuse what would fit without it, nor hold memory past a shortage. It is an
+order of eviction and no more:
+
+    1. what belongs to no known program's latest context (ended, superseded, anonymous),
+       in SGLang's own order;
+    2. retained contexts, program by program in the policy's order, each from its tail.
+
+The tail of a program's context is the tree node where its last turn's insert ended. SGLang
+evicts leaf by leaf; a leaf that is the tail of a program not yet given up is skipped. When
+a tail is evicted, the parent becomes the tail. Locks of running turns work as ever.
+
+Both tree cores work: all this needs of them is node ids.
+"""
+
+from typing import Any
+
+from sglang.srt.mem_cache.registry import (
+    create_unified_radix_cache,
+    get_radix_cache_factory,
+    register_radix_cache_backend,
+)
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+from mars_sglang.config import RADIX_CACHE_BACKEND
+from mars_sglang.core.views import ContextState, ContextView
+from mars_sglang.engine.turns import TurnBook
+
+
+def register_backend() -> None:
+    """Make the cache selectable as ``--radix-cache-backend mars``; again is a no-op."""
+    if get_radix_cache_factory(RADIX_CACHE_BACKEND) is None:
+        register_radix_cache_backend(
+            RADIX_CACHE_BACKEND, lambda context: create_unified_radix_cache(context, cache_class=MarsRadixCache)
+        )
+
+
+class MarsRadixCache(UnifiedRadixCache):
+    """Evicts in the order of a turn policy once :meth:`attach` gave it one."""
+
+    def __init__(self, params):
+        self._book: TurnBook | None = None
+        self._forget()
+        super().__init__(params)
+
+    def attach(self, book: TurnBook) -> None:
+        self._book = book
+
+    def _forget(self) -> None:
+        self._tail_of: dict[str, int] = {}
+        """Program to the node where its cached context ends."""
+        self._tokens_of: dict[str, int] = {}
+        """Program to the length of that context."""
+        self._programs_at: dict[int, list[str]] = {}
+        """Node to the programs whose context ends there."""
+        self._given_up: set[str] | None = None
+        """Programs whose tails may go, while an eviction is in progress; None otherwise."""
+        self._skipped: dict[str, None] = {}
+
+    # -- what is retained ------------------------------------------------------------------
+
+    def on_release(self, req, *, checkpointed: bool) -> None:
+        super().on_release(req, checkpointed=checkpointed)
+        turn = getattr(req, "mars", None)
+        if turn is None or turn.program is None or not req.finished():
+            return
+        if self._book is not None:
+            self._book.turn_ended(turn.program, len(req.origin_input_ids) + len(req.output_ids))
+        if checkpointed and not self.disable:
+            self._retain(turn.program, req.last_node, req.kv.cache_protected_len)
+
+    def reset(self) -> None:
+        super().reset()
+        self._forget()
+
+    def retained(self) -> dict[str, int]:
+        """Retained tokens by program, least recently ended first."""
+        return dict(self._tokens_of)
+
+    def _retain(self, program: str, node_id: int, tokens: int) -> None:
+        self._release(program)
+        if self.is_root(node_id) or tokens <= 0:
+            return
+        self._tail_of[program] = node_id
+        self._tokens_of[program] = tokens
+        self._programs_at.setdefault(node_id, []).append(program)
+
+    def _release(self, program: str) -> None:
+        node_id = self._tail_of.pop(program, None)
+        if node_id is None:
+            return
+        del self._tokens_of[program]
+        owners = self._programs_at[node_id]
+        owners.remove(program)
+        if not owners:
+            del self._programs_at[node_id]
+
+    # -- in what order it goes ---------------------------------------------------------------
+
+    def _evict_components(
+        self, request_by_type, tracker, available_size_targets=None, *, allocation_reclaim_satisfied=None
+    ) -> None:
+        def sweep() -> None:
+            self._skipped = {}
+            super(MarsRadixCache, self)._evict_components(
+                request_by_type,
+                tracker,
+                available_size_targets,
+                allocation_reclaim_satisfied=allocation_reclaim_satisfied,
+            )
+
+        if self._book is None or not self._tail_of:
+            sweep()
+            return
+
+        def satisfied() -> bool:
+            if allocation_reclaim_satisfied is not None:
+                return allocation_reclaim_satisfied()
+            for component, count in request_by_type.items():
+                target = (available_size_targets or {}).get(component)
+                if target is not None:
+                    if self._component_available_size(target[0]) < target[1]:
+                        return False
+                elif tracker.get(component, 0) < count:
+                    return False
+            return True
+
+        self._given_up = set()
+        try:
+            sweep()
+            while self._skipped and not satisfied():
+                self._given_up.add(self._next_to_give_up())
+                sweep()
+        finally:
+            self._given_up = None
+
+    def _next_to_give_up(self) -> str:
+        """The first program in the policy's order among those whose tail the last sweep skipped."""
+        book = self._book
+        waiting = {req.mars.program for req in book.waiting_queue}
+        contexts = [self._context_view(program, waiting) for program in self._skipped]
+        first = contexts[book.policy.order_reclaim(contexts, book.now_s)[0]].program
+        book.counters["contexts_reclaimed"] += 1
+        return first
+
+    def _context_view(self, program: str, waiting: set[str | None]) -> ContextView:
+        known = self._book.programs.get(program)
+        if program in waiting:
+            state = ContextState.WAITING
+        elif program in self._book.paused:
+            state = ContextState.PAUSED
+        else:
+            state = ContextState.TOOL
+        return ContextView(
+            program=program,
+            tokens=self._tokens_of[program],
+            state=state,
+            idle_s=known.idle_s(self._book.now_s) if known else float("inf"),
+            program_arrived_s=known.arrived_s if known else 0.0,
+            turns=known.turns if known else 0,
+        )
+
+    def _evict_device_leaf(self, node_id, tracker) -> Any:
+        owners = self._programs_at.get(node_id)
+        if not owners:
+            return super()._evict_device_leaf(node_id, tracker)
+        if self._given_up is not None:
+            kept = [program for program in owners if program not in self._given_up]
+            if kept:
+                self._skipped.update(dict.fromkeys(kept))
+                return None
+        parent = self._parent(node_id)
+        backup = super()._evict_device_leaf(node_id, tracker)
+        if backup is None:
+            self._move_tail(node_id, parent)
+        return backup
+
+    def _demote(self, node_id, tracker) -> None:
+        parent = self._parent(node_id) if node_id in self._programs_at else None
+        super()._demote(node_id, tracker)
+        self._move_tail(node_id, parent)
+
+    def _drop_subtree_no_host(self, node_id, tracker) -> bool:
+        parent = self._parent(node_id) if node_id in self._programs_at else None
+        dropped = super()._drop_subtree_no_host(node_id, tracker)
+        if dropped:
+            self._move_tail(node_id, parent)
+        return dropped
+
+    def _parent(self, node_id) -> tuple[int, int]:
+        """Parent of a node and the tokens of context that end there."""
+        (path,) = self.tree_core.collect_path_info([node_id])
+        return path[-1].parent_id, path[-1].path_start
+
+    def _move_tail(self, node_id, parent: tuple[int, int] | None) -> None:
+        owners = self._programs_at.get(node_id)
+        if not owners:
+            return
+        parent_id, tokens = parent
+        for program in list(owners):
+            self._book.counters["tokens_reclaimed"] += self._tokens_of[program] - tokens
+            if tokens > 0:
+                self._retain_at(program, parent_id, tokens)
+            else:
+                self._release(program)
+
+    def _retain_at(self, program: str, node_id: int, tokens: int) -> None:
+        # As _retain, but keeps the program's place in the order of last ended turns.
+        owners = self._programs_at[self._tail_of[program]]
+        owners.remove(program)
+        if not owners:
+            del self._programs_at[self._tail_of[program]]
+        self._tail_of[program] = node_id
+        self._tokens_of[program] = tokens
+        self._programs_at.setdefault(node_id, []).append(program)

@@ -1,0 +1,161 @@
+"""SGLang's ``Scheduler`` with a turn policy of ours in its extension points."""
+
+import logging
+import os
+
+from sglang.srt.managers.scheduler import Scheduler
+
+from mars_sglang import __version__, clock
+from mars_sglang.config import MarsConfig
+from mars_sglang.core.policy import turn_policy
+from mars_sglang.core.views import RunningView
+from mars_sglang.engine import wire
+from mars_sglang.engine.prefill_adder import MarsPrefillAdder
+from mars_sglang.engine.turn_queue import MarsSchedulePolicy
+from mars_sglang.engine.turns import ClockTick, TurnBook, native_priority
+
+logger = logging.getLogger(__name__)
+
+#: How often rank 0 broadcasts its clock while nothing waits. Silence of programs is the only
+#: thing measured then, and that in seconds.
+IDLE_TICK_S = 0.25
+
+#: The book of this process's scheduler, for hooks on static methods, which are given no scheduler.
+_book: TurnBook | None = None
+
+
+class MarsScheduler(Scheduler):
+    """Adapter only: which turn goes first, what is kept and who is retracted is the policy's."""
+
+    def init_schedule_policy(self):
+        super().init_schedule_policy()
+        config = MarsConfig.from_env()
+        self.mars_book = TurnBook(turn_policy(config.turn_policy))
+        self.mars_book.now_s = clock.now()
+        self.policy = MarsSchedulePolicy(
+            self.mars_book,
+            self.schedule_policy,
+            self.tree_cache,
+            self.enable_hierarchical_cache,
+            self.enable_priority_scheduling,
+            self.schedule_low_priority_values_first,
+        )
+        self._mars_adder_class = type("BookedPrefillAdder", (_RememberedAdder,), {"book": self.mars_book})
+        self._mars_last_tick_s = float("-inf")
+        self._mars_queue_grew = False
+        self.tree_cache.attach(self.mars_book)
+        global _book
+        _book = self.mars_book
+        logger.info("mars-sglang %s: turn policy %s", __version__, self.mars_book.policy.name)
+
+    # -- time and requests, the same on every rank ---------------------------------------------
+
+    def _poll_timeout_aborts(self) -> list:
+        # Called on rank 0 alone; what it returns is broadcast with the requests of this pass.
+        local = super()._poll_timeout_aborts()
+        now_s = clock.now()
+        if self.waiting_queue or now_s - self._mars_last_tick_s >= IDLE_TICK_S * clock.speed():
+            self._mars_last_tick_s = now_s
+            local.append(ClockTick(now_s))
+        return local
+
+    def process_input_requests(self, recv_reqs):
+        requests = []
+        for received in recv_reqs:
+            if isinstance(received, ClockTick):
+                self.mars_book.now_s = max(self.mars_book.now_s, received.now_s)
+            else:
+                requests.append(received)
+        return super().process_input_requests(requests)
+
+    def _create_generation_req(self, recv_req, *args, **kwargs):
+        req = super()._create_generation_req(recv_req, *args, **kwargs)
+        turn = wire.take(recv_req.sampling_params.custom_params, self.mars_book.now_s)
+        req.mars = self.mars_book.receive(turn)
+        return req
+
+    def _add_request_to_queue(self, req, is_retracted: bool = False):
+        if not hasattr(req, "mars"):
+            # Embedding requests and others that SGLang makes without the factory above.
+            req.mars = self.mars_book.receive(wire.take(None, self.mars_book.now_s))
+        req.mars.matched = False
+        if is_retracted:
+            req.mars.retractions += 1
+            self.mars_book.counters["retractions"] += 1
+        self._mars_queue_grew = True
+        super()._add_request_to_queue(req, is_retracted=is_retracted)
+
+    # -- prefill -------------------------------------------------------------------------------
+
+    def get_prefill_adder_class(self):
+        return self._mars_adder_class
+
+    def get_new_batch_prefill(self, running_batch):
+        if self._mars_queue_grew:
+            # SGLang takes a full batch as full until a turn leaves. A turn that came since
+            # may be one that fits: a continuation needs little.
+            running_batch.batch_is_full = False
+            self._mars_queue_grew = False
+        self._mars_adder_class.last = None
+        plan = super().get_new_batch_prefill(running_batch)
+        adder = self._mars_adder_class.last
+        if adder is not None and adder.short_of_memory:
+            # What SGLang concludes from the turn that ends its pass: retry when one leaves.
+            busy = plan.batch_to_run is not None or not plan.running_batch.is_empty()
+            plan.running_batch.batch_is_full = busy
+        return plan
+
+    # -- seen from outside ---------------------------------------------------------------------
+
+    def get_init_info(self):
+        return super().get_init_info() | {
+            "mars": {"version": __version__, "turn_policy": self.mars_book.policy.name, "pid": os.getpid()}
+        }
+
+    def get_internal_state(self, recv_req):
+        output = super().get_internal_state(recv_req)
+        retained = self.tree_cache.retained()
+        output.internal_state["mars"] = {
+            "turn_policy": self.mars_book.policy.name,
+            "programs": len(self.mars_book.programs),
+            "retained_programs": len(retained),
+            "retained_tokens": sum(retained.values()),
+            **self.mars_book.counters,
+        }
+        return output
+
+
+class _RememberedAdder(MarsPrefillAdder):
+    """An adder that leaves itself where the scheduler finds it after the pass."""
+
+    last: MarsPrefillAdder | None = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        type(self).last = self
+
+
+def decode_retraction_order(original, reqs) -> list[int]:
+    """``ScheduleBatch._get_decode_retraction_order``: SGLang retracts from the end of the list."""
+    if _book is None:
+        return original(reqs)
+    from sglang.srt.runtime_context import get_schedule
+
+    schedule = get_schedule()
+    running = [_running_view(req, schedule) for req in reqs]
+    _book.counters["victim_orders"] += 1
+    return _book.policy.order_victims(running, _book.now_s)[::-1]
+
+
+def _running_view(req, schedule) -> RunningView:
+    turn = req.mars
+    return RunningView(
+        turn_id=req.rid,
+        program=turn.program,
+        context_tokens=len(req.origin_input_ids) + len(req.output_ids),
+        output_tokens=len(req.output_ids),
+        arrived_s=turn.arrived_s,
+        program_arrived_s=turn.program_arrived_s,
+        retractions=turn.retractions,
+        priority=native_priority(req, schedule.enable_priority_scheduling, schedule.schedule_low_priority_values_first),
+    )

@@ -1,0 +1,61 @@
+"""The waiting queue's order: SGLang's ``SchedulePolicy`` with our policy inside."""
+
+from typing import Any
+
+from sglang.srt.managers.schedule_policy import SchedulePolicy, match_kv_cache
+
+from mars_sglang.core.views import TurnView
+from mars_sglang.engine.turns import TurnBook, native_priority
+
+#: Waiting turns whose cached prefix is looked up anew in a pass, from the front. Matching
+#: walks the whole prefix, so doing it for all is what makes native lpm give up at 128
+#: waiting; the order only needs it where it is about to be used, and admission of a turn
+#: to a batch matches again for itself.
+REMATCHED_PER_PASS = 8
+
+
+def waiting_view(req: Any, priority: int) -> TurnView:
+    """A waiting host request as the policy sees it."""
+    turn = req.mars
+    context = len(req.origin_input_ids) + len(req.output_ids)
+    return TurnView(
+        turn_id=req.rid,
+        program=turn.program,
+        uncached_tokens=max(1, context - req.num_matched_prefix_tokens),
+        context_tokens=context,
+        arrived_s=turn.arrived_s,
+        priority=priority,
+        continuation=turn.continuation,
+    )
+
+
+class MarsSchedulePolicy(SchedulePolicy):
+    """Sorts with a :class:`~mars_sglang.core.policy.TurnPolicy`; the rest is SGLang's.
+
+    Args:
+        book: the engine's turn book.
+        args: as :class:`SchedulePolicy`.
+    """
+
+    def __init__(self, book: TurnBook, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.book = book
+
+    def calc_priority(self, waiting_queue, running_batch=None, processed_tokens=0) -> None:
+        book = self.book
+        book.waiting_queue = waiting_queue
+        if not waiting_queue:
+            return
+        for req in waiting_queue:
+            if not req.mars.matched:
+                match_kv_cache(req, self.tree_cache)
+                req.mars.matched = True
+        for req in waiting_queue[:REMATCHED_PER_PASS]:
+            match_kv_cache(req, self.tree_cache)
+        views = [waiting_view(req, self._priority(req)) for req in waiting_queue]
+        order = book.policy.order_turns(views, book.now_s)
+        waiting_queue[:] = [waiting_queue[i] for i in order]
+        book.counters["passes"] += 1
+
+    def _priority(self, req) -> int:
+        return native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first)

@@ -1,0 +1,118 @@
+"""SGLang's real cache on a pool of a few thousand tokens, with either tree core."""
+
+from array import array
+from dataclasses import dataclass
+
+import pytest
+
+sglang = pytest.importorskip("sglang")
+
+import torch  # noqa: E402
+from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator  # noqa: E402
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams  # noqa: E402
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams  # noqa: E402
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool  # noqa: E402
+from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType  # noqa: E402
+
+from mars_sglang.core.policy import turn_policy  # noqa: E402
+from mars_sglang.engine.radix_cache import MarsRadixCache  # noqa: E402
+from mars_sglang.engine.turns import TurnBook  # noqa: E402
+
+
+@dataclass
+class CachedPrograms:
+    """A cache with a book, and the steps of a program's life as the scheduler makes them."""
+
+    cache: MarsRadixCache
+    book: TurnBook
+
+    def end_turn(self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None) -> None:
+        """A turn of ``program`` ended with this whole context in the cache."""
+        self.book.now_s = at_s
+        page = self.cache.page_size
+        whole = len(tokens) // page * page
+        slots = self.cache.token_to_kv_pool_allocator.alloc(whole)
+        assert slots is not None, "the test's pool is too small for its contexts"
+        matched = self.matched(tokens)
+        result = self.cache.insert(InsertParams(key=RadixKey(array("q", tokens[:whole])), value=slots))
+        assert result.prefix_len == matched
+        if program is None:
+            return
+        known = self.book.programs.touch(program, at_s)
+        if arrived_s is not None:
+            known.arrived_s = arrived_s
+        self.book.turn_ended(program, len(tokens))
+        self.cache._retain(program, result.last_device_node, whole)
+
+    def matched(self, tokens: list[int]) -> int:
+        """Tokens of this context that the cache still holds, without touching it."""
+        length, _, _ = self.cache.tree_core.match_full_device_prefix(RadixKey(array("q", tokens)))
+        return length
+
+    def evict(self, tokens: int) -> int:
+        return self.cache.evict(EvictParams(num_tokens=tokens)).num_tokens_evicted
+
+    def touch(self, tokens: list[int]) -> None:
+        self.cache.match_prefix(MatchPrefixParams(key=RadixKey(array("q", tokens))))
+
+    def accounted(self) -> None:
+        """Every page is free or in the tree, and no lock is left."""
+        pool = self.cache.token_to_kv_pool_allocator
+        assert pool.available_size() + self.cache.evictable_size() == pool.size
+        assert self.cache.protected_size() == 0
+        assert sorted(self.cache.retained()) == sorted(self.cache._tail_of)
+        for node, programs in self.cache._programs_at.items():
+            assert programs and all(self.cache._tail_of[p] == node for p in programs)
+
+
+@pytest.fixture(params=["rust", "python"])
+def tree_core(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 16], ids=["page1", "page16"])
+def page_size(request):
+    return request.param
+
+
+@pytest.fixture
+def cached_programs(tree_core, page_size):
+    return make_cached_programs(tree_core, page_size)
+
+
+def make_cached_programs(tree_core: str, page_size: int, pool_tokens: int = 4096) -> CachedPrograms:
+    from sglang.srt.runtime_context import publish
+    from sglang.srt.server_args import ServerArgs
+
+    publish(ServerArgs(model_path="dummy", device="cpu"), role="scheduler")
+    pool = MHATokenToKVPool(
+        size=pool_tokens,
+        page_size=page_size,
+        dtype=torch.float16,
+        head_num=1,
+        head_dim=8,
+        layer_num=1,
+        device="cpu",
+        enable_memory_saver=False,
+    )
+    if page_size == 1:
+        allocator = TokenToKVPoolAllocator(
+            pool_tokens, dtype=torch.float16, device="cpu", kvcache=pool, need_sort=False
+        )
+    else:
+        allocator = PagedTokenToKVPoolAllocator(
+            pool_tokens, page_size=page_size, dtype=torch.float16, device="cpu", kvcache=pool, need_sort=False
+        )
+    params = CacheInitParams(
+        disable=False,
+        req_to_token_pool=ReqToTokenPool(size=8, max_context_len=4096, device="cpu", enable_memory_saver=False),
+        token_to_kv_pool_allocator=allocator,
+        page_size=page_size,
+        tree_components=(ComponentType.FULL,),
+        tree_core_backend=tree_core,
+    )
+    cache = MarsRadixCache(params)
+    book = TurnBook(turn_policy("mars"))
+    cache.attach(book)
+    return CachedPrograms(cache, book)
