@@ -26,11 +26,15 @@ def load() -> None:
     """Entry point in SGLang's plugin group.
 
     SGLang logs what a plugin raises and serves on without it. Whoever asked for MARS must
-    not get a server without it, so an error here ends the process.
+    not get a server without it, so then an error here ends the process; and whoever did not
+    ask must not lose a server to it, so then SGLang may log it.
     """
     try:
         _load()
     except Exception as error:
+        flags = any(arg.startswith(FLAGS) for arg in sys.argv[1:])
+        if not (flags or CONFIG_ENV in os.environ or EMULATION_ENV in os.environ):
+            raise
         print(f"mars-sglang: error: the plugin failed to load: {error!r}", file=sys.stderr, flush=True)
         raise SystemExit(3) from error
 
@@ -65,11 +69,11 @@ def asked_on_command_line(argv: Sequence[str]) -> bool:
     """
     # argparse accepts unambiguous prefixes, so "--scheduler-pol" is a flag of ours too.
     prefixes = (*FLAGS, "--scheduler")
-    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+    for i, arg in enumerate(argv):
         if arg in ("-h", "--help") or arg.startswith(prefixes):
             return True
         if arg == "--config" or arg.startswith("--config="):
-            path = arg.partition("=")[2] or following
+            path = arg.partition("=")[2] or "".join(argv[i + 1 : i + 2])
             try:
                 text = Path(path).read_text(encoding="utf-8").replace("_", "-")
             except OSError:

@@ -1,0 +1,102 @@
+"""The flags: what they select, and what they refuse."""
+
+import pytest
+
+from mars_sglang.config import ConfigError, MarsConfig, check_supported, resolve
+from mars_sglang.plugin import asked_on_command_line
+
+NATIVE = ("fcfs", "lpm", "hrrn")
+
+
+@pytest.mark.parametrize(
+    ("scheduler_policy", "schedule_policy", "admission", "native", "config"),
+    [
+        (None, None, None, None, None),
+        (None, "lpm", None, "lpm", None),
+        (None, "lpm", "off", "lpm", None),
+        ("lpm", None, None, "lpm", None),
+        ("lpm", "lpm", None, "lpm", None),
+        ("mars", None, None, None, MarsConfig("mars", "mars")),
+        ("mars", None, "off", None, MarsConfig("mars", "off")),
+        ("fcfs", None, "mars", "fcfs", MarsConfig(None, "mars")),
+        (None, "hrrn", "mars", "hrrn", MarsConfig(None, "mars")),
+    ],
+)
+def test_what_is_on(scheduler_policy, schedule_policy, admission, native, config):
+    assert resolve(scheduler_policy, schedule_policy, admission, NATIVE) == (native, config)
+
+
+@pytest.mark.parametrize(
+    ("scheduler_policy", "schedule_policy", "admission", "message"),
+    [
+        ("nope", None, None, r"--scheduler-policy 'nope' is unknown; known: mars, fcfs, hrrn, lpm"),
+        (None, None, "nope", r"--mars-admission 'nope' is unknown; known: off, mars"),
+        ("mars", "lpm", None, r"--scheduler-policy mars and --schedule-policy lpm contradict"),
+        ("fcfs", "lpm", None, r"--scheduler-policy fcfs and --schedule-policy lpm contradict"),
+    ],
+)
+def test_what_is_refused(scheduler_policy, schedule_policy, admission, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(scheduler_policy, schedule_policy, admission, NATIVE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pp_size": 2}, r"--scheduler-policy mars does not support --pp-size=2: .*; accepted: 1"),
+        ({"disaggregation_mode": "prefill"}, "--disaggregation-mode=prefill"),
+        ({"disable_radix_cache": True}, "--disable-radix-cache=True"),
+        ({"tokenizer_worker_num": 4}, "--mars-admission mars does not support --tokenizer-worker-num=4"),
+    ],
+)
+def test_host_arguments_that_mars_cannot_serve_under_are_refused_with_the_reason(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        check_supported(MarsConfig("mars", "mars"), arguments)
+    check_supported(MarsConfig("mars", "mars"), {"pp_size": 1, "disable_radix_cache": False})
+
+
+def test_only_what_is_on_is_checked():
+    check_supported(MarsConfig(None, "mars"), {"pp_size": 2})
+    check_supported(MarsConfig("mars", "off"), {"tokenizer_worker_num": 4})
+
+
+def test_the_rust_frontend_is_refused(monkeypatch):
+    monkeypatch.setenv("SGLANG_RUST_SERVER", "1")
+    with pytest.raises(ConfigError, match="SGLANG_RUST_SERVER is set"):
+        check_supported(MarsConfig("mars", "off"), {})
+
+
+def test_the_configuration_reaches_a_child_through_the_environment(monkeypatch):
+    monkeypatch.delenv("MARS_SGLANG_CONFIG", raising=False)
+    assert MarsConfig.from_env() is None
+    MarsConfig("mars", "off").to_env()
+    assert MarsConfig.from_env() == MarsConfig("mars", "off")
+    MarsConfig.clear_env()
+    assert MarsConfig.from_env() is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        ([], False),
+        (["--config"], False),
+        (["--model-path", "m", "--port", "1"], False),
+        (["--schedule-policy", "lpm"], False),
+        (["--scheduler-policy", "lpm"], True),
+        (["--scheduler-pol=mars"], True),
+        (["--mars-admission", "mars"], True),
+        (["--help"], True),
+    ],
+)
+def test_a_flag_of_ours_wakes_the_plugin_and_nothing_else_does(argv, asked):
+    assert asked_on_command_line(argv) is asked
+
+
+def test_a_flag_in_a_config_file_counts(tmp_path):
+    config = tmp_path / "server.yaml"
+    config.write_text("model-path: m\n")
+    assert not asked_on_command_line(["--config", str(config)])
+    config.write_text("model-path: m\nscheduler_policy: mars\n")
+    assert asked_on_command_line(["--config", str(config)])
+    assert asked_on_command_line([f"--config={config}"])
+    assert not asked_on_command_line(["--config", str(tmp_path / "missing.yaml")])
