@@ -45,3 +45,6 @@ def _doctor(argv: Sequence[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"emulate": _emulate, "doctor": _doctor}
+
+if __name__ == "__main__":
+    sys.exit(main())

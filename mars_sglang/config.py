@@ -15,6 +15,14 @@ ADMISSION_OFF = "off"
 RADIX_CACHE_BACKEND = "mars"
 
 
+#: What ``get_schedule().schedule_policy`` says under a policy of ours. SGLang's chunk
+#: sharing (one unfinished chunk, its size cut so that short turns share the step) belongs
+#: to this native policy's name; the order itself is ours.
+NATIVE_UNDER_MARS = "shortest-prefill-first"
+#: SGLang accepts outer priorities only with this policy's name.
+NATIVE_UNDER_PRIORITIES = "fcfs"
+
+
 class ConfigError(ValueError):
     """A combination of arguments that cannot be served; the message says what to change."""
 

@@ -7,15 +7,18 @@ from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-from mars_sglang.config import ADMISSION_OFF, RADIX_CACHE_BACKEND, ConfigError, MarsConfig, check_supported, resolve
+from mars_sglang.config import (
+    ADMISSION_OFF,
+    NATIVE_UNDER_MARS,
+    NATIVE_UNDER_PRIORITIES,
+    RADIX_CACHE_BACKEND,
+    ConfigError,
+    MarsConfig,
+    check_supported,
+    resolve,
+)
 from mars_sglang.core.policy import admission_policy_names, turn_policy_names
-
-#: What ``get_schedule().schedule_policy`` says under a policy of ours. SGLang's chunk
-#: sharing (one unfinished chunk, its size cut so that short turns share the step) belongs
-#: to this native policy's name; the order itself is ours.
-NATIVE_UNDER_MARS = "shortest-prefill-first"
-#: SGLang accepts outer priorities only with this policy's name.
-NATIVE_UNDER_PRIORITIES = "fcfs"
+from mars_sglang.engine.seams import scheduler_registry
 
 _OURS = ("scheduler_policy", "mars_admission")
 
@@ -97,9 +100,9 @@ def _host_arguments(config: MarsConfig, arguments: dict[str, Any]) -> dict[str, 
     check_supported(config, arguments)
     if config.turn_policy is None:
         return {}
-    with_priorities = arguments.get("enable_priority_scheduling")
+    native = NATIVE_UNDER_PRIORITIES if arguments.get("enable_priority_scheduling") else NATIVE_UNDER_MARS
     return {
-        "schedule_policy": NATIVE_UNDER_PRIORITIES if with_priorities else NATIVE_UNDER_MARS,
+        "schedule_policy": config.turn_policy if scheduler_registry() else native,
         "radix_cache_backend": RADIX_CACHE_BACKEND,
     }
 

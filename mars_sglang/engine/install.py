@@ -49,13 +49,19 @@ def install(config: MarsConfig) -> None:
             _around("sglang.srt.entrypoints.engine.Engine._launch_subprocesses", launch_with_gate)
     if config.turn_policy is not None and (not is_child or _SCHEDULER_MODULE in sys.modules):
         from mars_sglang.engine.radix_cache import register_backend
-        from mars_sglang.engine.scheduler import MarsScheduler, decode_retraction_order
+        from mars_sglang.engine.scheduler import ASKS_FOR_VICTIMS, MarsScheduler, decode_retraction_order
 
         register_backend()
-        _replace(f"{_SCHEDULER_MODULE}.Scheduler", MarsScheduler)
-        _around(
-            "sglang.srt.managers.schedule_batch.ScheduleBatch._get_decode_retraction_order", decode_retraction_order
-        )
+        registry = seams.scheduler_registry()
+        if registry is None:
+            _replace(f"{_SCHEDULER_MODULE}.Scheduler", MarsScheduler)
+        elif config.turn_policy not in registry.registered_schedule_policies():
+            registry.register_scheduler_class(config.turn_policy, MarsScheduler)
+        if not ASKS_FOR_VICTIMS:
+            _around(
+                "sglang.srt.managers.schedule_batch.ScheduleBatch._get_decode_retraction_order",
+                decode_retraction_order,
+            )
 
 
 def _replace(target: str, cls: type) -> None:

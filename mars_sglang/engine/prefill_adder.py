@@ -8,6 +8,9 @@ from mars_sglang.engine.turns import TurnBook
 #: Turns that are tried and found not to fit in one pass. Each costs a match of its prefix.
 MAX_MISSES_PER_PASS = 8
 
+#: Whether SGLang's prefill loop asks ``may_pass`` itself (see patches/).
+_LOOP_ASKS = hasattr(PrefillAdder, "may_pass")
+
 
 class MarsPrefillAdder(PrefillAdder):
     """Skips what does not fit, for as long as the policy lets it be passed."""
@@ -25,17 +28,27 @@ class MarsPrefillAdder(PrefillAdder):
 
     def add_one_req(self, req, has_chunked_req, truncation_align_size):
         result = super().add_one_req(req, has_chunked_req, truncation_align_size)
-        added = bool(self.can_run_list) and self.can_run_list[-1] is req
-        if added or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
-            # A mamba tree hands the request a state slot before this call, and the caller
-            # takes it back only from a request that ends the pass.
+        if _LOOP_ASKS or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
+            # A mamba tree hands the request a state slot before this call, and the loop
+            # takes it back only from a request with which it ends.
             return result
+        added = bool(self.can_run_list) and self.can_run_list[-1] is req
+        # The loop ends with a request whose result is another, and the next is not tried.
+        return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
+
+    def may_pass(self, req, result) -> bool:
+        """Whether to try the turns behind one that was rejected with ``result``."""
         self.short_of_memory |= result == AddReqResult.NO_TOKEN
         self.misses += 1
         if self.misses >= MAX_MISSES_PER_PASS:
-            return result
+            return False
         if not self.book.policy.may_be_passed(waiting_view(req, 0), self.book.now_s):
             self.book.counters["held_back_for_an_aged_turn"] += 1
-            return result
+            return False
         self.book.counters["passed_over"] += 1
-        return AddReqResult.CONTINUE
+        return True
+
+    @property
+    def has_one_chunk_in_flight(self) -> bool:
+        # Ours is the sharing of chunks that this stands for, whatever the policy's name.
+        return True

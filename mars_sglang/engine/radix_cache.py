@@ -162,15 +162,21 @@ class MarsRadixCache(UnifiedRadixCache):
             turns=known.turns if known else 0,
         )
 
+    def may_evict(self, node_id) -> bool:
+        """Whether nobody keeps this leaf. Asked by the walk itself where SGLang has the
+        extension point (see patches/), else by the eviction of the leaf.
+        """
+        if self._given_up is None:
+            return True
+        kept = [program for program in self._programs_at.get(node_id, ()) if program not in self._given_up]
+        self._skipped.update(dict.fromkeys(kept))
+        return not kept
+
     def _evict_device_leaf(self, node_id, tracker) -> Any:
-        owners = self._programs_at.get(node_id)
-        if not owners:
+        if node_id not in self._programs_at:
             return super()._evict_device_leaf(node_id, tracker)
-        if self._given_up is not None:
-            kept = [program for program in owners if program not in self._given_up]
-            if kept:
-                self._skipped.update(dict.fromkeys(kept))
-                return None
+        if not self.may_evict(node_id):
+            return None
         parent = self._parent(node_id)
         backup = super()._evict_device_leaf(node_id, tracker)
         if backup is None:

@@ -6,7 +6,7 @@ import os
 from sglang.srt.managers.scheduler import Scheduler
 
 from mars_sglang import __version__, clock
-from mars_sglang.config import MarsConfig
+from mars_sglang.config import NATIVE_UNDER_MARS, MarsConfig
 from mars_sglang.core.policy import turn_policy
 from mars_sglang.core.views import RunningView
 from mars_sglang.engine import wire
@@ -20,16 +20,22 @@ logger = logging.getLogger(__name__)
 #: thing measured then, and that in seconds.
 IDLE_TICK_S = 0.25
 
-#: The book of this process's scheduler, for hooks on static methods, which are given no scheduler.
-_book: TurnBook | None = None
+#: Whether SGLang asks its scheduler for the victims (see patches/); if not, a hook does.
+ASKS_FOR_VICTIMS = hasattr(Scheduler, "get_decode_retraction_order")
+
+#: The scheduler of this process, for that hook: it is on a static method.
+_scheduler: "MarsScheduler | None" = None
 
 
 class MarsScheduler(Scheduler):
     """Adapter only: which turn goes first, what is kept and who is retracted is the policy's."""
 
     def init_schedule_policy(self):
-        super().init_schedule_policy()
         config = MarsConfig.from_env()
+        if self.schedule_policy == config.turn_policy:
+            # SGLang chose this class by the policy's name, and knows no order of that name.
+            self.schedule_policy = NATIVE_UNDER_MARS
+        super().init_schedule_policy()
         self.mars_book = TurnBook(turn_policy(config.turn_policy))
         self.mars_book.now_s = clock.now()
         self.policy = MarsSchedulePolicy(
@@ -44,8 +50,8 @@ class MarsScheduler(Scheduler):
         self._mars_last_tick_s = float("-inf")
         self._mars_queue_grew = False
         self.tree_cache.attach(self.mars_book)
-        global _book
-        _book = self.mars_book
+        global _scheduler
+        _scheduler = self
         logger.info("mars-sglang %s: turn policy %s", __version__, self.mars_book.policy.name)
 
     # -- time and requests, the same on every rank ---------------------------------------------
@@ -105,6 +111,26 @@ class MarsScheduler(Scheduler):
             plan.running_batch.batch_is_full = busy
         return plan
 
+    # -- victims -------------------------------------------------------------------------------
+
+    def get_decode_retraction_order(self, reqs) -> list[int]:
+        """Indices of ``reqs``, first to keep first: SGLang retracts from the end of the list."""
+        running = [
+            RunningView(
+                turn_id=req.rid,
+                program=req.mars.program,
+                context_tokens=len(req.origin_input_ids) + len(req.output_ids),
+                output_tokens=len(req.output_ids),
+                arrived_s=req.mars.arrived_s,
+                program_arrived_s=req.mars.program_arrived_s,
+                retractions=req.mars.retractions,
+                priority=native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first),
+            )
+            for req in reqs
+        ]
+        self.mars_book.counters["victim_orders"] += 1
+        return self.mars_book.policy.order_victims(running, self.mars_book.now_s)[::-1]
+
     # -- seen from outside ---------------------------------------------------------------------
 
     def get_init_info(self):
@@ -136,26 +162,5 @@ class _RememberedAdder(MarsPrefillAdder):
 
 
 def decode_retraction_order(original, reqs) -> list[int]:
-    """``ScheduleBatch._get_decode_retraction_order``: SGLang retracts from the end of the list."""
-    if _book is None:
-        return original(reqs)
-    from sglang.srt.runtime_context import get_schedule
-
-    schedule = get_schedule()
-    running = [_running_view(req, schedule) for req in reqs]
-    _book.counters["victim_orders"] += 1
-    return _book.policy.order_victims(running, _book.now_s)[::-1]
-
-
-def _running_view(req, schedule) -> RunningView:
-    turn = req.mars
-    return RunningView(
-        turn_id=req.rid,
-        program=turn.program,
-        context_tokens=len(req.origin_input_ids) + len(req.output_ids),
-        output_tokens=len(req.output_ids),
-        arrived_s=turn.arrived_s,
-        program_arrived_s=turn.program_arrived_s,
-        retractions=turn.retractions,
-        priority=native_priority(req, schedule.enable_priority_scheduling, schedule.schedule_low_priority_values_first),
-    )
+    """Around ``ScheduleBatch._get_decode_retraction_order``, which is given no scheduler."""
+    return original(reqs) if _scheduler is None else _scheduler.get_decode_retraction_order(reqs)

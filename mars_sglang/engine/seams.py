@@ -4,6 +4,7 @@ Checked before a hook is registered and again after it should have landed. A plu
 was asked for may not run half: SGLang itself logs a failed hook and serves on without it.
 """
 
+import importlib
 import importlib.metadata
 import inspect
 import pkgutil
@@ -69,6 +70,14 @@ SEAMS = (
     Seam(f"{_TREE}._drop_subtree_no_host", ("self", "node_id", "tracker"), "contexts dropped under host pressure"),
     Seam(f"{_TREE}._component_available_size", ("self", "component_type"), "order of reclaiming"),
 )
+
+
+def scheduler_registry():
+    """SGLang's registry of scheduler classes where it has one (see patches/), else None."""
+    try:
+        return importlib.import_module("sglang.srt.managers.scheduler_registry")
+    except ModuleNotFoundError:
+        return None
 
 
 def check_version() -> str | None:
