@@ -1,0 +1,1 @@
+"""Replays agent programs against a server: real requests, real answers in the history, tools that take time."""
