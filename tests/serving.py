@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 START_TIMEOUT_S = 240.0
 
@@ -64,7 +65,7 @@ class Server:
 def emulated_server(
     tmp_path: Path, *flags: str, profile: str = "l40s-llama-3.1-8b", speed: float = 8.0, environment=None
 ) -> Iterator[Server]:
-    """Start ``mars-sglang emulate`` with these flags; its whole process group ends with the block."""
+    """Start ``mars-sglang emulate`` with these flags; it ends with the block, and all that it started."""
     port = _free_port()
     log = tmp_path / f"server-{port}.log"
     command = [sys.executable, "-m", "mars_sglang.cli", "emulate", "--profile", profile, "--speed", str(speed)]
@@ -77,7 +78,6 @@ def emulated_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | checks | (environment or {}),
-            start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", log)
     try:
@@ -85,13 +85,22 @@ def emulated_server(
         yield server
         assert process.poll() is None, f"the server died:\n{tail(log)}"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End the server and what it started, by their ids."""
+    if process.poll() is not None:
+        return
+    tree = psutil.Process(process.pid).children(recursive=True)
+    # To the first process alone: SGLang takes a signal to its children for a crash and spends 5 s on a diagnosis.
+    process.terminate()
+    try:
         process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for child in psutil.wait_procs(tree, timeout=5)[1]:
+        child.kill()
 
 
 def tail(log: Path, lines: int = 40) -> str:

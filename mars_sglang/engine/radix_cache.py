@@ -76,8 +76,23 @@ class MarsRadixCache(UnifiedRadixCache):
         self._forget()
 
     def retained(self) -> dict[str, int]:
-        """Retained tokens by program, least recently ended first."""
+        """Length of the retained context by program; a prefix that two share counts in both."""
         return dict(self._tokens_of)
+
+    def retained_tokens(self) -> int:
+        """KV tokens under retention, each counted once. Walks the paths: for a state page, not a pass."""
+        lengths: dict[int, int] = {}
+        for node_id, programs in list(self._programs_at.items()):
+            try:
+                (path,) = self.tree_core.collect_path_info([node_id])
+            except KeyError:
+                # SGLang removed the leaf by a way that is not ours to see, as it may for
+                # layers with state of another kind. Nothing of it is retained any more.
+                for program in list(programs):
+                    self._release(program)
+                continue
+            lengths |= {node.node_id: node.path_end - node.path_start for node in path}
+        return sum(lengths.values())
 
     def _retain(self, program: str, node_id: int, tokens: int) -> None:
         self._release(program)

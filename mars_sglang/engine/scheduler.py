@@ -140,12 +140,11 @@ class MarsScheduler(Scheduler):
 
     def get_internal_state(self, recv_req):
         output = super().get_internal_state(recv_req)
-        retained = self.tree_cache.retained()
         output.internal_state["mars"] = {
             "turn_policy": self.mars_book.policy.name,
             "programs": len(self.mars_book.programs),
-            "retained_programs": len(retained),
-            "retained_tokens": sum(retained.values()),
+            "retained_programs": len(self.tree_cache.retained()),
+            "retained_tokens": self.tree_cache.retained_tokens(),
             **self.mars_book.counters,
         }
         return output

@@ -1,48 +1,28 @@
-"""Starts the emulated server for a test module, and stops it."""
+"""The emulated server for a test module, and what its tests ask of it."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-import pytest
 import requests
 
 from mars_sglang.emulation.words import WORDS
+from tests.serving import Server, emulated_server
 
 PROFILE = "h200-qwen3-coder-30b"
 MODEL = "Qwen/Qwen3-Coder-30B-A3B-Instruct"
-START_TIMEOUT_S = 300
-
-_START = "import sys; from mars_sglang.emulation.launch import main; sys.exit(main(sys.argv[1:]))"
 
 
-def free_port() -> int:
-    for port in range(31000, 31100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    pytest.fail("no free port from 31000 to 31099")
+class Asked:
+    """A running server, asked in the terms of these tests."""
 
-
-class Server:
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.url = server.url
 
     def post(self, path: str, **body) -> dict:
-        response = requests.post(self.url + path, json=body, timeout=60)
-        assert response.status_code == 200, response.text
-        return response.json()
+        return self._server.post(path, body)
 
     def chat(self, messages: list[dict], **rest) -> dict:
         return self.post("/v1/chat/completions", model=MODEL, messages=messages, **rest)
@@ -55,47 +35,13 @@ class Server:
         return [json.loads(line.removeprefix(b"data: ")) for line in lines[:-1]]
 
     def emulation(self) -> dict:
-        info = requests.get(self.url + "/server_info", timeout=60).json()
-        return info["internal_states"][0]["emulation"]
+        return self._server.state()["emulation"]
 
 
 @contextmanager
-def running_server(log_path: Path, *flags: str) -> Iterator[Server]:
-    """A server on a free port, with SGLang's checks of the KV pool on while idle (its default) and while busy."""
-    port = free_port()
-    command = [sys.executable, "-c", _START, "--profile", PROFILE, "--host", "127.0.0.1", "--port", str(port), *flags]
-    environment = os.environ | {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1"}
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            wait_until_up(process, log_path)
-            yield Server(port)
-            assert process.poll() is None, log_path.read_text()[-4000:]
-        finally:
-            stop(process)
-
-
-def wait_until_up(process: subprocess.Popen, log_path: Path) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            break
-        if "The server is fired up" in log_path.read_text(errors="replace"):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the server did not start:\n{log_path.read_text(errors='replace')[-4000:]}")
-
-
-def stop(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        for child in psutil.wait_procs(tree, timeout=5)[1]:
-            child.kill()
+def running_server(folder: Path, *flags: str, speed: float = 1.0) -> Iterator[Asked]:
+    with emulated_server(folder, *flags, profile=PROFILE, speed=speed) as server:
+        yield Asked(server)
 
 
 def text_of(word: str, count: int) -> str:

@@ -21,7 +21,7 @@ def server(tmp_path_factory):
         "--hicache-io-backend", "direct",
         "--hicache-mem-layout", "layer_first",
     ]  # fmt: skip
-    with running_server(tmp_path_factory.mktemp("server") / "log.txt", *flags) as server:
+    with running_server(tmp_path_factory.mktemp("server"), *flags) as server:
         yield server
 
 

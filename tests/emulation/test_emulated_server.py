@@ -17,7 +17,7 @@ ARGUMENTS = {"command": 'grep -n "é" *.py', "timeout": 5}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("server") / "log.txt", "--speed", "2") as server:
+    with running_server(tmp_path_factory.mktemp("server"), speed=2) as server:
         yield server
 
 

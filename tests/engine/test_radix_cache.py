@@ -74,6 +74,7 @@ def test_a_prefix_shared_by_two_programs_stays_until_both_gave_up(cached_program
     shared = context(9, 320)
     p.end_turn("a", shared + context(0, 160), at_s=1.0, arrived_s=1.0)
     p.end_turn("b", shared + context(1, 160), at_s=1.0, arrived_s=2.0)
+    assert p.cache.retained_tokens() == 640  # the shared prefix once
     p.evict(160)
     assert p.cache.retained() == {"a": 480, "b": 320}
     assert p.matched(shared + context(0, 160)) == 480

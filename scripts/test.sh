@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Installs what is missing and runs the tests; arguments go to pytest (for example: -m "not server").
+set -euo pipefail
+
+scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(dirname "$scripts")"
+
+"$scripts/install.sh" test eval
+cd "$root"
+exec "${VIRTUAL_ENV:-$root/.venv}/bin/python" -m pytest "$@"
