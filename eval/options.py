@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> BenchOptions:
         arrivals=arrivals,
         tool_slots=args.tool_slots,
         max_pause_s=args.max_pause,
-        max_turns=args.max_turns,
+        max_turns=args.max_turns or None,
         profile=args.profile,
         speed=args.speed if args.speed is not None or args.base_url else defaults.SPEED,
         seed=args.seed,
@@ -162,7 +162,10 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     add("--tool-slots", type=_whole(1), default=defaults.TOOL_SLOTS, metavar="N", help="tools at a time (%(default)s)")
     pause_help = "longer pauses are cut to this, in seconds (%(default)s)"
     add("--max-pause", type=_number(least=0), default=defaults.MAX_PAUSE_S, metavar="S", help=pause_help)
-    add("--max-turns", type=_whole(1), metavar="N", help="programs end after so many turns (default: never)")
+    add(
+        "--max-turns", type=_whole(0), default=defaults.MAX_TURNS, metavar="N",
+        help="programs end after so many turns; 0: never (%(default)s)",
+    )  # fmt: skip
     add("--seed", type=_whole(0), default=defaults.SEED, metavar="N", help="of programs, arrivals, texts (%(default)s)")
 
 

@@ -52,7 +52,8 @@ def _load() -> None:
         from mars_sglang.config import MarsConfig
         from mars_sglang.engine.install import install_or_exit
 
-        install_or_exit(MarsConfig.from_env())
+        install_or_exit(MarsConfig.from_env(), launches=False)
+        return
 
     if _ENGINE_MODULE in sys.modules:
         _accept_engine_arguments(sys.modules[_ENGINE_MODULE])

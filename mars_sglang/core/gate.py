@@ -11,8 +11,9 @@ from mars_sglang.core.policy import AdmissionPolicy
 from mars_sglang.core.program import GROWTH_WEIGHT, Program, ProgramTable
 from mars_sglang.core.views import PoolView, ProgramView
 
-#: Turns ahead for which an admitted program's growth is reserved (simulations: 2 to 4 alike).
-LOOKAHEAD_TURNS = 3
+#: Turns ahead for which an admitted program's growth is reserved. Simulations: 2 to 4 are
+#: alike; the smallest leaves the least of the pool idle.
+LOOKAHEAD_TURNS = 2
 
 #: Growth per turn in tokens that is assumed until turns were seen: the order of a tool
 #: result plus an answer in the shared SWE-bench traces.

@@ -115,4 +115,4 @@ def _activate(config: MarsConfig | None) -> None:
     # Not above: it imports the engine, which the arguments may yet turn out not to want.
     from mars_sglang.engine.install import install_or_exit
 
-    install_or_exit(config)
+    install_or_exit(config, launches=True)

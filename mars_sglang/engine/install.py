@@ -1,6 +1,5 @@
 """Registers our classes with SGLang's hook registry, applies them, and looks whether they landed."""
 
-import multiprocessing
 import pkgutil
 import sys
 
@@ -15,39 +14,40 @@ _SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
 _installed: set[str] = set()
 
 
-def install_or_exit(config: MarsConfig) -> None:
-    """Make this process's SGLang ours, or end the process with a message.
+def install_or_exit(config: MarsConfig, *, launches: bool) -> None:
+    """Make this process's SGLang ours, or end the process with a message; as :func:`install`.
 
     SGLang logs an exception of a plugin and serves on; only leaving the process tells the
     operator that what was asked for does not work.
     """
     try:
-        install(config)
+        install(config, launches=launches)
     except Exception as error:
         print(f"mars-sglang: error: cannot start: {error}", file=sys.stderr, flush=True)
         raise SystemExit(3) from error
 
 
-def install(config: MarsConfig) -> None:
+def install(config: MarsConfig, *, launches: bool) -> None:
     """Hook the classes that this process has use for. Doing it twice changes nothing.
 
-    The process that parsed the arguments checks every seam and hooks everything. Its children
-    hook what they have imported: a detokenizer that loaded the scheduler's modules only to
-    patch them would cost seconds and hundreds of megabytes.
+    Args:
+        launches: this process parsed the arguments and launches the server. It checks every
+            seam and hooks everything. The others hook what they have imported: a detokenizer
+            that loaded the scheduler's modules only to patch them would cost seconds and
+            hundreds of megabytes.
 
     Raises:
         seams.SeamError: SGLang's version or a seam does not fit, or a hook did not land.
     """
-    is_child = multiprocessing.parent_process() is not None
-    if not is_child:
+    if launches:
         seams.require()
-    if not is_child or _TOKENIZER_MODULE in sys.modules:
+    if launches or _TOKENIZER_MODULE in sys.modules:
         from mars_sglang.engine.tokenizer_manager import MarsTokenizerManager, launch_with_gate
 
         _replace(f"{_TOKENIZER_MODULE}.TokenizerManager", MarsTokenizerManager)
-        if not is_child:
+        if launches:
             _around("sglang.srt.entrypoints.engine.Engine._launch_subprocesses", launch_with_gate)
-    if config.turn_policy is not None and (not is_child or _SCHEDULER_MODULE in sys.modules):
+    if config.turn_policy is not None and (launches or _SCHEDULER_MODULE in sys.modules):
         from mars_sglang.engine.radix_cache import register_backend
         from mars_sglang.engine.scheduler import ASKS_FOR_VICTIMS, MarsScheduler, decode_retraction_order
 

@@ -46,12 +46,11 @@ class MarsSchedulePolicy(SchedulePolicy):
         book.waiting_queue = waiting_queue
         if not waiting_queue:
             return
-        for req in waiting_queue:
-            if not req.mars.matched:
+        # The front is where a stale look-up would matter: what was evicted or added since.
+        for place, req in enumerate(waiting_queue):
+            if place < REMATCHED_PER_PASS or not req.mars.matched:
                 match_kv_cache(req, self.tree_cache)
                 req.mars.matched = True
-        for req in waiting_queue[:REMATCHED_PER_PASS]:
-            match_kv_cache(req, self.tree_cache)
         views = [waiting_view(req, self._priority(req)) for req in waiting_queue]
         order = book.policy.order_turns(views, book.now_s)
         waiting_queue[:] = [waiting_queue[i] for i in order]

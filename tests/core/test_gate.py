@@ -24,8 +24,8 @@ def test_a_first_turn_waits_for_a_ticket_and_a_continuation_passes():
 def test_requests_without_an_id_pass_and_their_load_counts():
     g = gate()
     g.submit("a", "a1", 2000, 0.0)
-    assert g.decide(0.0) == ["a1"]  # 3800 with its growth
-    assert g.submit(None, "x", 3000, 0.1)
+    assert g.decide(0.0) == ["a1"]  # 3200 with its growth
+    assert g.submit(None, "x", 4000, 0.1)
     g.submit("b", "b1", 2000, 0.2)  # would fit beside a, but not beside both
     assert g.decide(0.2) == []
     g.finish(None, "x", 1.0)
