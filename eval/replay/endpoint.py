@@ -16,6 +16,11 @@ _RETRACTIONS = re.compile(rb"^sglang:num_retracted_requests_total(?:\{[^}]*\})? 
 _FACTS_TIMEOUT_S = 30.0
 
 
+_KEEP_ALIVE_S = 2.0
+"""Real seconds for which an idle connection is used again. SGLang's HTTP server closes one after 5 s, and a
+request that meets the closing is lost: after a pause of just that length, a program would fail for nothing."""
+
+
 class EndpointError(Exception):
     """The server cannot be used for a run at all."""
 
@@ -73,7 +78,7 @@ class Endpoint:
     async def __aenter__(self) -> Endpoint:
         # No limit on connections: hundreds of programs wait for their answers at once.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None),
             headers={"Content-Type": "application/json"},
         )

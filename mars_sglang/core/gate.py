@@ -15,6 +15,10 @@ from mars_sglang.core.views import PoolView, ProgramView
 #: alike; the smallest leaves the least of the pool idle.
 LOOKAHEAD_TURNS = 2
 
+#: Paused programs remembered as such. Programs of unmodified agents end up here when they are
+#: over, so the number has to be bounded; the ones paused first are the likeliest to be gone.
+MAX_PAUSED = 256
+
 #: Growth per turn in tokens that is assumed until turns were seen: the order of a tool
 #: result plus an answer in the shared SWE-bench traces.
 INITIAL_GROWTH_TOKENS = 600.0
@@ -51,7 +55,7 @@ class Gate:
         self.programs = ProgramTable()
         self._admitted: dict[str, Program] = {}
         self._waiting: dict[str, Program] = {}
-        self._paused: dict[str, Program] = {}
+        self._paused: dict[str, None] = {}
         self._anonymous: dict[str, int] = {}
         self._growth_tokens = INITIAL_GROWTH_TOKENS
 
@@ -127,7 +131,9 @@ class Gate:
             # A policy that pauses a program with work in flight would wedge it; it may not.
             if paused is not None and not paused.in_flight:
                 self._leave(paused)
-                self._paused[program] = paused
+                self._paused[program] = None
+                if len(self._paused) > MAX_PAUSED:
+                    del self._paused[next(iter(self._paused))]
         passed: list[str] = []
         for program in decision.admit:
             admitted = self._waiting.pop(program, None)

@@ -6,7 +6,7 @@ Every endpoint, and ``Engine`` without HTTP, goes through ``TokenizerManager.gen
 import logging
 import uuid
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from sglang.srt.managers.io_struct import GenerateReqInput
@@ -91,13 +91,13 @@ class MarsTokenizerManager(TokenizerManager):
         super().abort_request(rid=rid, abort_all=abort_all)
 
     async def _mars_identify(self, obj: GenerateReqInput, request) -> Identity:
+        body = {"session_id": obj.session_id} if obj.session_id else {}
         if request is None:
-            return identify({"session_id": obj.session_id} if obj.session_id else {}, {})
-        # Starlette keeps the parsed body, so this is a look-up and not a second parse.
-        try:
-            body = await request.json()
-        except ValueError:
-            body = {}  # a multipart upload, say; it may still carry a header
+            return identify(body, {})
+        if hasattr(request, "json"):  # SGLang's gRPC bridge passes headers alone
+            # Starlette keeps the parsed body, so this is a look-up and not a second parse.
+            with suppress(ValueError):  # a multipart upload, say; it may still carry a header
+                body = await request.json()
         return identify(body if isinstance(body, Mapping) else {}, request.headers)
 
     def _mars_mark(self, obj: GenerateReqInput, identity: Identity, arrived_s: float) -> None:
@@ -138,14 +138,19 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
     tokenizer_manager, scheduler_infos = launched[0], launched[3].scheduler_infos
     if not scheduler_infos or "max_total_num_tokens" not in scheduler_infos[0]:
         return launched  # a node without a scheduler of its own
-    if config.turn_policy is not None and any(
-        info.get("mars", {}).get("turn_policy") != config.turn_policy for info in scheduler_infos
+    data_parallel = server_args.dp_size or 1
+    # A data-parallel controller stands between, and passes on only what it knows.
+    if (
+        config.turn_policy is not None
+        and data_parallel == 1
+        and any(info.get("mars", {}).get("turn_policy") != config.turn_policy for info in scheduler_infos)
     ):
         raise SeamError(
             f"--scheduler-policy {config.turn_policy} was asked for, but the scheduler process runs "
             "another scheduler class: a hook did not land there. SGLANG_PLUGINS=mars_sglang loads this plugin alone"
         )
     if isinstance(tokenizer_manager, MarsTokenizerManager):
-        # One entry per data-parallel rank, each with a pool of its own.
-        tokenizer_manager.open_mars_gate(sum(info["max_total_num_tokens"] for info in scheduler_infos))
+        # Tensor-parallel ranks hold slices of one pool, data-parallel ones a pool each.
+        pool_tokens = min(info["max_total_num_tokens"] for info in scheduler_infos)
+        tokenizer_manager.open_mars_gate(pool_tokens * data_parallel)
     return launched

@@ -12,10 +12,6 @@ from typing import Any, NamedTuple
 TURN_KEY = "mars"
 PAUSED_KEY = "mars_paused"
 
-#: Paused programs named in one request at most. Each request names them anew, so a longer
-#: list only has to be complete while memory is short, and then few are.
-MAX_PAUSED = 256
-
 
 class WireTurn(NamedTuple):
     """A turn as the server process announced it. Times are seconds of our clock."""
@@ -36,7 +32,7 @@ def put(sampling_params: Mapping[str, Any] | None, turn: WireTurn) -> dict[str, 
     custom[TURN_KEY] = fields
     custom.pop(PAUSED_KEY, None)
     if turn.paused:
-        custom[PAUSED_KEY] = list(turn.paused[:MAX_PAUSED])
+        custom[PAUSED_KEY] = list(turn.paused)
     params["custom_params"] = custom
     return params
 

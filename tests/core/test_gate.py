@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_sglang.core.gate import Gate
+from mars_sglang.core.gate import MAX_PAUSED, Gate
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.program import ProgramTable
 
@@ -80,6 +80,17 @@ def test_ended_programs_of_unmodified_agents_do_not_fill_the_gate():
         g.finish(f"p{i}", "t", now_s + 1, context_tokens=5100)
         g.decide(now_s + 1)
     assert g.snapshot().admitted <= 2
+
+
+def test_what_is_remembered_of_paused_programs_is_bounded():
+    g = gate()
+    for i in range(2 * MAX_PAUSED):
+        now_s = 100.0 * i
+        g.submit(f"p{i}", "t", 9000, now_s)
+        assert g.decide(now_s) == ["t"]
+        g.finish(f"p{i}", "t", now_s + 1, context_tokens=9000)
+    paused = list(g.paused())
+    assert len(paused) == MAX_PAUSED and paused[-1] == f"p{2 * MAX_PAUSED - 2}"
 
 
 def test_opening_lets_everything_through_in_order():

@@ -93,9 +93,12 @@ def test_without_our_flags_the_scheduler_is_sglangs(tmp_path):
         assert "mars_sglang.engine" not in log and "MarsScheduler" not in log
 
 
-def test_two_tensor_parallel_ranks_decide_alike(tmp_path):
-    """SGLang's own checker compares what the ranks decided and ends the server where they differ."""
-    flags = ("--scheduler-policy", "mars", "--tp-size", "2", "--max-total-tokens", "6000")
+@pytest.mark.parametrize(
+    ("size", "pool_tokens"), [("--tp-size", 6000), ("--dp-size", 12000)], ids=["tensor-parallel", "data-parallel"]
+)
+def test_two_ranks(tmp_path, size, pool_tokens):
+    """Tensor parallel: SGLang's own checker compares what the ranks decided and ends the server where they differ."""
+    flags = ("--scheduler-policy", "mars", size, "2", "--max-total-tokens", "6000")
     environment = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1", "SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
     with emulated_server(tmp_path, *flags, profile=PROFILE, environment=environment) as server:
 
@@ -105,4 +108,6 @@ def test_two_tensor_parallel_ranks_decide_alike(tmp_path):
 
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             assert list(pool.map(turn, range(30))) == [12] * 30
-        assert server.state()["mars"]["turns"] == 30
+        states = server.get("/server_info")["internal_states"]
+        assert sum(state["mars"]["turns"] for state in states) == 30
+        assert f"admission mars over {pool_tokens} KV tokens" in server.log.read_text(errors="replace")

@@ -11,7 +11,8 @@ def test_defaults():
     options = parse([])
     assert [p.label for p in options.policies] == ["fcfs", "lpm", "mars"]
     assert options.arrivals == Arrivals(rate=defaults.RATE)
-    assert (options.profile, options.speed, options.programs) == ("l40s-llama-3.1-8b", 4.0, 48)
+    assert (options.profile, options.speed, options.programs) == ("l40s-llama-3.1-8b", 10.0, 48)
+    assert options.max_turns == defaults.MAX_TURNS and parse(["--max-turns", "0"]).max_turns is None
 
 
 def test_policies_with_their_own_admission():
