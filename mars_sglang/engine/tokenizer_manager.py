@@ -53,22 +53,19 @@ class MarsTokenizerManager(TokenizerManager):
     async def generate_request(self, obj, request=None):
         # aclosing: a client that goes away closes this generator, and SGLang's own clean-up
         # has to happen then and not when the inner generator is collected.
-        if self.mars_config is None or not isinstance(obj, GenerateReqInput):
-            async with aclosing(super().generate_request(obj, request)) as responses:
-                async for response in responses:
-                    yield response
-            return
-        identity = await self._mars_identify(obj, request)
+        active = self.mars_config is not None and isinstance(obj, GenerateReqInput)
+        identity = await self._mars_identify(obj, request) if active else Identity(None)
         arrived_s = clock.now()
-        if self.mars_gate is None:
-            self._mars_mark(obj, identity, arrived_s)
+        if self.mars_gate is None or not active:
+            if active:
+                self._mars_mark(obj, identity, arrived_s)
             async with aclosing(super().generate_request(obj, request)) as responses:
                 async for response in responses:
                     yield response
             return
 
         turn_id = obj.rid if isinstance(obj.rid, str) else uuid.uuid4().hex
-        context_tokens = None
+        response = None
         try:
             await self.mars_gate.enter(
                 identity.program,
@@ -80,10 +77,10 @@ class MarsTokenizerManager(TokenizerManager):
             self._mars_mark(obj, identity, arrived_s)
             async with aclosing(super().generate_request(obj, request)) as responses:
                 async for response in responses:
-                    context_tokens = _context_tokens(response)
                     yield response
         finally:
-            self.mars_gate.leave(identity.program, turn_id, context_tokens, identity.last)
+            # Counted once, from the last response, and not for each streamed one.
+            self.mars_gate.leave(identity.program, turn_id, _context_tokens(response), identity.last)
 
     def abort_request(self, rid: str = "", abort_all: bool = False):
         if self.mars_gate is not None and (abort_all or rid):
