@@ -1,0 +1,1 @@
+"""The unified information stream: message types, codec, sockets. Needs msgspec and pyzmq only."""

@@ -1,0 +1,327 @@
+"""What is said on the stream: one typed message per boundary that a turn or a tool call crosses.
+
+Every message is a msgpack map with a ``kind``. A reader ignores fields that it does not know
+and a writer leaves out fields at their default, so a field may be added; none is ever renamed,
+retyped or removed. ``docs/events.md`` has the wire shapes, and golden bytes in the tests keep
+them. Times are seconds of the sender's :mod:`mars_sglang.clock`; durations are seconds of it
+too; sizes are tokens, or pages of the engine's KV allocator where the name says so.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """What every message carries.
+
+    A sender numbers its messages from 1 without a hole; a hole seen by a reader is a loss.
+    """
+
+    plane: ClassVar[str] = "sync"
+    """``gpu``, ``cpu``, ``control``, or ``sync`` for what only keeps readers whole."""
+
+    source: str = ""
+    """The sending process, new at each of its starts: ``role:host:pid:nonce``."""
+    source_seq: int = 0
+    time_s: float = 0.0
+    program: str | None = None
+    """Scoped to its tenant, as :mod:`mars_sglang.engine.identity` writes it."""
+    turn: str | None = None
+    """The host's request id."""
+
+
+# -- GPU plane --------------------------------------------------------------------------------
+
+
+class TurnSubmitted(Event, tag="turn_submitted", frozen=True, kw_only=True, omit_defaults=True):
+    """A turn reached the server. Says what it will hold: the capacity check's input."""
+
+    plane = "gpu"
+    prompt_tokens: int = 0
+    projected_tokens: int = 0
+    """KV that the turn will hold at its end: prompt plus the output that it may or says to have."""
+    number: int = 0
+    """Turns of the program that ended before this one."""
+    recognised_by: str | None = None
+    """Where the id stood (``header x-session-id``), or ``continuation``; None without a program."""
+    parent: str | None = None
+    """The program that started this one as a sub-agent."""
+    tool: str | None = None
+    """The tool whose result this turn brings, where the client says so."""
+
+
+class FirstToken(Event, tag="first_token", frozen=True, kw_only=True, omit_defaults=True):
+    """The turn's prefill is done."""
+
+    plane = "gpu"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    queued_s: float = 0.0
+    """From its arrival at the scheduler to its first chunk."""
+    prefill_s: float = 0.0
+    """From its first chunk to this token."""
+
+
+class ToolUse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the model asked for at the end of a turn."""
+
+    tool: str
+    """The function's name, or ``shell`` for a fenced command block."""
+    command: str | None = None
+    """First word of a shell command: what tells ``ls`` from ``pytest``. Never the arguments."""
+
+
+class TurnEnded(Event, tag="turn_ended", frozen=True, kw_only=True, omit_defaults=True):
+    """The turn has its last token, failed, or was given up."""
+
+    plane = "gpu"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    finish_reason: str = ""
+    """``stop``, ``length``, ``abort``, ``error``, or ``gone`` when the client went away."""
+    tools: tuple[ToolUse, ...] = ()
+    last: bool = False
+    """The client called it the last turn of its program."""
+
+
+class KvRetained(Event, tag="kv_retained", frozen=True, kw_only=True, omit_defaults=True):
+    """A turn ended and its context stays cached, reclaimable."""
+
+    plane = "gpu"
+    pages: int = 0
+    page_tokens: int = 1
+
+
+class KvReleased(Event, tag="kv_released", frozen=True, kw_only=True, omit_defaults=True):
+    """The program's context is nobody's any more: it ended. Its pages go before anyone's."""
+
+    plane = "gpu"
+    pages: int = 0
+    page_tokens: int = 1
+
+
+class KvEvicted(Event, tag="kv_evicted", frozen=True, kw_only=True, omit_defaults=True):
+    """Cached pages that no known program's latest context needs were evicted."""
+
+    plane = "gpu"
+    pages: int = 0
+    page_tokens: int = 1
+
+
+class KvReclaimed(Event, tag="kv_reclaimed", frozen=True, kw_only=True, omit_defaults=True):
+    """Memory was short: pages were taken from the tail of a program's retained context."""
+
+    plane = "gpu"
+    pages: int = 0
+    pages_left: int = 0
+    page_tokens: int = 1
+
+
+class TurnRetracted(Event, tag="turn_retracted", frozen=True, kw_only=True, omit_defaults=True):
+    """A running turn was sent back to the waiting queue."""
+
+    plane = "gpu"
+    output_tokens: int = 0
+    retractions: int = 0
+
+
+# -- CPU plane --------------------------------------------------------------------------------
+
+
+class ToolStarted(Event, tag="tool_started", frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call began to run on an executor."""
+
+    plane = "cpu"
+    call: str = ""
+    """Id of the call, unique within its source."""
+    tool: str = ""
+    command: str | None = None
+    executor: str = ""
+    """The host, or the name that the sidecar was given."""
+
+
+class ToolEnded(Event, tag="tool_ended", frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call came back."""
+
+    plane = "cpu"
+    call: str = ""
+    tool: str = ""
+    command: str | None = None
+    executor: str = ""
+    duration_s: float = 0.0
+
+
+class ToolFailed(Event, tag="tool_failed", frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call came back with an error, was killed, or its process vanished."""
+
+    plane = "cpu"
+    call: str = ""
+    tool: str = ""
+    command: str | None = None
+    executor: str = ""
+    duration_s: float = 0.0
+    error: str = ""
+    """At most 200 characters."""
+
+
+class ExecutorLoad(Event, tag="executor_load", frozen=True, kw_only=True, omit_defaults=True):
+    """How busy a host of tools is. None: this host cannot tell."""
+
+    plane = "cpu"
+    executor: str = ""
+    cores: float = 0.0
+    """Cores that tools may use: of the cgroup's limit where it has one, else of the affinity mask."""
+    cores_used: float = 0.0
+    """Of those, busy since the last report."""
+    run_queue: float | None = None
+    """Tasks that run or could run."""
+    cpu_pressure: float | None = None
+    """Share of the last 10 s in which some task waited for a core (PSI ``some avg10``), 0 to 1."""
+    memory_pressure: float | None = None
+    io_pressure: float | None = None
+    throttled: float | None = None
+    """Share of cgroup CPU periods that were throttled since the last report, 0 to 1."""
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    slots: int | None = None
+    """Tool calls that may run at a time, where the executor has such a bound."""
+    active: int = 0
+    queued: int = 0
+    wait_s: float | None = None
+    """Moving average of the time that a call waited for a slot."""
+    service_s: float | None = None
+    """Moving average of the time that a call ran."""
+
+
+# -- control plane ----------------------------------------------------------------------------
+
+
+class AdmissionTicket(Event, tag="admission_ticket", frozen=True, kw_only=True, omit_defaults=True):
+    """A program may start or resume, or gave up its place inside a tool."""
+
+    plane = "control"
+    decision: str = ""
+    """``admitted``, ``resumed`` or ``paused``."""
+    waited_s: float = 0.0
+
+
+class AdmissionWindow(Event, tag="admission_window", frozen=True, kw_only=True, omit_defaults=True):
+    """The gate decided. Everything it decided follows from what the stream said before."""
+
+    plane = "control"
+    policy: str = ""
+    admitted: int = 0
+    waiting: int = 0
+    paused: int = 0
+    footprint_tokens: int = 0
+    anonymous_tokens: int = 0
+    capacity_tokens: int = 0
+
+
+class PausePredicted(Event, tag="pause_predicted", frozen=True, kw_only=True, omit_defaults=True):
+    """When a program inside a tool is expected back, counted from its turn's end."""
+
+    plane = "control"
+    key: str = ""
+    """What was learned from: a command, a tool, or everything."""
+    probabilities: tuple[float, ...] = ()
+    quantiles_s: tuple[float, ...] = ()
+    """``quantiles_s[i]``: back within this time with ``probabilities[i]``."""
+
+
+class ProgramEnded(Event, tag="program_ended", frozen=True, kw_only=True, omit_defaults=True):
+    """No more turns are expected. A turn that comes all the same starts the program again."""
+
+    plane = "control"
+    reason: str = ""
+    """``last_turn`` or ``final`` (said by the client), ``deleted``, ``closed``, ``dormant``."""
+
+
+# -- sync -------------------------------------------------------------------------------------
+
+
+class Heartbeat(Event, tag="heartbeat", frozen=True, kw_only=True, omit_defaults=True):
+    """From the control process: who is there, and how far each topic has come.
+
+    A sender that sees a new ``epoch`` tells its state again; a reader that is behind asks.
+    """
+
+    epoch: int = 0
+    topics: dict[str, int] = {}
+    resend: tuple[str, ...] = ()
+    """Sources of which messages were lost, and which should tell their state again."""
+
+
+class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A program in a snapshot."""
+
+    program: str
+    phase: str = "acting"
+    """``held`` (at the gate), ``reasoning`` (queued or running) or ``acting`` (inside a tool)."""
+    since_s: float = 0.0
+    arrived_s: float = 0.0
+    turns: int = 0
+    context_tokens: int = 0
+    retained_pages: int = 0
+    page_tokens: int = 1
+    admission: str | None = None
+    """``admitted``, ``waiting`` or ``paused``; None where no gate is."""
+    parent: str | None = None
+    recognised_by: str | None = None
+    tools: tuple[ToolUse, ...] = ()
+
+
+class ToolCallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call in flight, in a snapshot."""
+
+    call: str
+    tool: str
+    program: str | None = None
+    turn: str | None = None
+    command: str | None = None
+    executor: str = ""
+    started_s: float = 0.0
+
+
+class SourceState(Event, tag="source_state", frozen=True, kw_only=True, omit_defaults=True):
+    """A part of what its source knows to be going on now.
+
+    Parts come in one run, the last with ``done``; together they replace what was known
+    from earlier messages of this source's role.
+    """
+
+    role: str = ""
+    """``server`` knows programs, ``engine`` knows retained contexts, ``sidecar`` knows tool calls."""
+    programs: tuple[ProgramState, ...] = ()
+    tool_calls: tuple[ToolCallState, ...] = ()
+    done: bool = True
+
+
+class SourceStopped(Event, tag="source_stopped", frozen=True, kw_only=True, omit_defaults=True):
+    """The source ends in good order; what only it knew is over."""
+
+
+AnyEvent = (
+    TurnSubmitted
+    | FirstToken
+    | TurnEnded
+    | KvRetained
+    | KvReleased
+    | KvEvicted
+    | KvReclaimed
+    | TurnRetracted
+    | ToolStarted
+    | ToolEnded
+    | ToolFailed
+    | ExecutorLoad
+    | AdmissionTicket
+    | AdmissionWindow
+    | PausePredicted
+    | ProgramEnded
+    | Heartbeat
+    | SourceState
+    | SourceStopped
+)
+"""Every message; the type to decode."""
