@@ -1,13 +1,15 @@
 """What was asked for on the command line, and how it reaches the server's processes."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from mars_sglang.core.policy import admission_policy_names, turn_policy_names
 from mars_sglang.plugin import CONFIG_ENV
+from mars_sglang.stream.address import Address
+from mars_sglang.stream.keys import Keys
 
 ADMISSION_OFF = "off"
 
@@ -28,6 +30,21 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """Where this server's part of the information stream goes."""
+
+    address: str
+    spawn: bool = False
+    """Whether this server starts the control process there, and again when it died."""
+    record: str | None = None
+    """A file that the spawned control process records to."""
+    keys: str | None = None
+    """Folder of CURVE keys, for TCP."""
+    sidecar: bool = False
+    """Whether this server also starts a sidecar, for tools that run on its own host."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarsConfig:
     """The part of MARS that is on in this server."""
 
@@ -35,6 +52,11 @@ class MarsConfig:
     """A policy of ours inside the engine; None leaves SGLang's scheduler alone."""
     admission: str
     """An admission policy, or ``off``."""
+    stream: StreamConfig | None = None
+    recognise: bool = True
+    """Whether a request without an id is recognised by what it continues."""
+    identity: str | None = None
+    """A TOML file with more places where ids stand."""
 
     def to_env(self) -> None:
         """Hand this configuration to processes started from now on."""
@@ -90,6 +112,70 @@ def resolve(
     if turn is None and admission == ADMISSION_OFF:
         return native, None
     return native, MarsConfig(turn_policy=turn, admission=admission)
+
+
+#: Flags of the stream and of identity, as argparse names them.
+OPTIONS = ("mars_control", "mars_record", "mars_keys", "mars_sidecar", "mars_recognise", "mars_identity")
+
+CONTROL_AUTO = "auto"
+
+
+def with_options(
+    config: MarsConfig | None, options: Mapping[str, str | None], auto_address: Callable[[], str]
+) -> MarsConfig | None:
+    """Add what the flags in :data:`OPTIONS` say; one of them alone turns the stream on over native policies.
+
+    Args:
+        options: values by name; missing or None where a flag was not given.
+        auto_address: where the control process beside this server is to listen.
+
+    Raises:
+        ConfigError: a value that is not accepted, or flags that contradict each other.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if config is None and not given:
+        return None
+    config = config or MarsConfig(turn_policy=None, admission=ADMISSION_OFF)
+    identity = given.get("mars_identity")
+    if identity is not None and not os.path.isfile(identity):
+        raise ConfigError(f"--mars-identity {identity!r} is not a file; accepted: a TOML file as docs/identity.md says")
+    return replace(
+        config,
+        stream=_stream(given, auto_address),
+        recognise=_on_off(given, "mars_recognise", default=True),
+        identity=os.path.abspath(identity) if identity else None,
+    )
+
+
+def _stream(given: Mapping[str, str], auto_address: Callable[[], str]) -> StreamConfig | None:
+    control = given.get("mars_control", CONTROL_AUTO)
+    sidecar = _on_off(given, "mars_sidecar", default=False)
+    record, keys = given.get("mars_record"), given.get("mars_keys")
+    if control == ADMISSION_OFF:
+        for name in ("mars_record", "mars_keys", "mars_sidecar"):
+            if name in given and given[name] != ADMISSION_OFF:
+                raise ConfigError(f"--{name.replace('_', '-')} needs the stream that --mars-control off turns off")
+        return None
+    if control == CONTROL_AUTO:
+        return StreamConfig(auto_address(), spawn=True, record=os.path.abspath(record) if record else None,
+                            keys=keys, sidecar=sidecar)  # fmt: skip
+    if record is not None:
+        raise ConfigError(
+            f"--mars-record is for the control process that this server starts; the one at {control} records when "
+            "it is started with --record"
+        )
+    try:
+        Address.parse(control).prepare(Keys.load(keys) if keys else None)
+    except ValueError as error:
+        raise ConfigError(f"--mars-control {control!r}: {error}; also accepted: auto, off") from error
+    return StreamConfig(control, keys=keys, sidecar=sidecar)
+
+
+def _on_off(given: Mapping[str, str], name: str, *, default: bool) -> bool:
+    value = given.get(name)
+    if value not in (None, "on", "off"):
+        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; accepted: on, off")
+    return default if value is None else value == "on"
 
 
 #: What the turn policy does not work with yet: argument, value that is fine, and the reason.

@@ -95,7 +95,7 @@ def _accept_engine_arguments(engine_module) -> None:
     native = engine_class.server_args_class
 
     def server_args(**kwargs):
-        if not {"scheduler_policy", "mars_admission"} & kwargs.keys():
+        if not any(name == "scheduler_policy" or name.startswith("mars_") for name in kwargs):
             # An engine made before this one in the same process may have asked.
             os.environ.pop(CONFIG_ENV, None)
             return native(**kwargs)

@@ -25,6 +25,18 @@ INITIAL_GROWTH_TOKENS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
+class GateDecision:
+    """What one run of the policy changed."""
+
+    passed: tuple[str, ...]
+    """Turns that go to the engine now, in order."""
+    admitted: tuple[tuple[str, float], ...]
+    """Programs that got a place, with the seconds that they waited for it."""
+    paused: tuple[str, ...]
+    """Programs that gave up their place inside a tool."""
+
+
+@dataclass(frozen=True, slots=True)
 class GateSnapshot:
     """Counts for a metric or a state page."""
 
@@ -33,6 +45,7 @@ class GateSnapshot:
     paused: int
     known: int
     footprint_tokens: int
+    anonymous_tokens: int
     capacity_tokens: int
 
 
@@ -42,17 +55,18 @@ class Gate:
     Args:
         policy: the admission policy.
         capacity_tokens: KV tokens of the engine's pool (of all its data-parallel ranks).
+        programs: the table to keep, where somebody else reads it too.
 
     Raises:
         ValueError: a capacity that is not positive.
     """
 
-    def __init__(self, policy: AdmissionPolicy, capacity_tokens: int):
+    def __init__(self, policy: AdmissionPolicy, capacity_tokens: int, programs: ProgramTable | None = None):
         if capacity_tokens <= 0:
             raise ValueError(f"capacity_tokens is {capacity_tokens}; it has to be a positive number of KV tokens")
         self.policy = policy
         self.capacity_tokens = capacity_tokens
-        self.programs = ProgramTable()
+        self.programs = ProgramTable() if programs is None else programs
         self._admitted: dict[str, Program] = {}
         self._waiting: dict[str, Program] = {}
         self._paused: dict[str, None] = {}
@@ -71,7 +85,7 @@ class Gate:
         if known.last_end_s is not None and not known.in_flight and not known.held:
             self.policy.observe_pause(known.idle_s(now_s))
         if known.admitted:
-            known.in_flight[turn_id] = prompt_tokens
+            known.begin(turn_id, prompt_tokens)
             return True
         known.held[turn_id] = (prompt_tokens, now_s)
         self._waiting[program] = known
@@ -100,41 +114,48 @@ class Gate:
         was_held = known.held.pop(turn_id, None) is not None
         if was_held and not known.held:
             self._waiting.pop(program, None)
-        if known.in_flight.pop(turn_id, None) is not None:
-            known.last_end_s = now_s
-            if context_tokens is not None:
-                if known.turns:
-                    growth = context_tokens - known.context_tokens
-                    self._growth_tokens += GROWTH_WEIGHT * (max(growth, 0) - self._growth_tokens)
-                known.turns += 1
-                known.context_tokens = context_tokens
-        if last and not known.in_flight and not known.held:
-            self._leave(known)
-            self._paused.pop(program, None)
+        growth = known.end(turn_id, now_s, context_tokens)
+        if growth is not None:
+            self._growth_tokens += GROWTH_WEIGHT * (growth - self._growth_tokens)
+        if last:
+            self.end(program)
         elif known.admitted and not known.turns and not known.in_flight and not known.held:
             # Its only turn failed: nothing of it is in the cache, so it holds no place.
             self._leave(known)
 
-    def decide(self, now_s: float) -> list[str]:
-        """Run the policy; returns the ids of turns that pass now, in order."""
+    def end(self, program: str) -> bool:
+        """The program is over, or dormant. Whether it gave up a place; one with a turn in flight or held keeps it."""
+        known = self.programs.get(program)
+        if known is None or known.in_flight or known.held:
+            return False
+        had_a_place = known.admitted or program in self._paused
+        self._leave(known)
+        self._paused.pop(program, None)
+        return had_a_place
+
+    def decide(self, now_s: float) -> GateDecision | None:
+        """Run the policy; None where there was nothing to decide."""
         over = self.footprint_tokens() + sum(self._anonymous.values()) > self.capacity_tokens
         if not self._waiting and not over:
-            return []
+            return None
         decision = self.policy.decide(
             [self._view(p, now_s) for p in self._admitted.values()],
             [self._view(p, now_s) for p in self._waiting.values()],
             PoolView(self.capacity_tokens, sum(self._anonymous.values())),
             now_s,
         )
+        gave_up: list[str] = []
         for program in decision.pause:
             paused = self._admitted.get(program)
             # A policy that pauses a program with work in flight would wedge it; it may not.
             if paused is not None and not paused.in_flight:
                 self._leave(paused)
                 self._paused[program] = None
+                gave_up.append(program)
                 if len(self._paused) > MAX_PAUSED:
                     del self._paused[next(iter(self._paused))]
         passed: list[str] = []
+        entered: list[tuple[str, float]] = []
         for program in decision.admit:
             admitted = self._waiting.pop(program, None)
             if admitted is None:
@@ -142,8 +163,9 @@ class Gate:
             for other in self._waiting.values():
                 if (other.arrived_s, other.program) < (admitted.arrived_s, program):
                     other.passed_over += 1
+            entered.append((program, max(0.0, now_s - min(at for _, at in admitted.held.values()))))
             passed.extend(self._enter(admitted))
-        return passed
+        return GateDecision(tuple(passed), tuple(entered), tuple(gave_up))
 
     def open(self) -> list[str]:
         """Let everything through, in order of arrival: the way out when deciding fails."""
@@ -171,6 +193,7 @@ class Gate:
             paused=len(self._paused),
             known=len(self.programs),
             footprint_tokens=self.footprint_tokens(),
+            anonymous_tokens=sum(self._anonymous.values()),
             capacity_tokens=self.capacity_tokens,
         )
 
@@ -181,7 +204,7 @@ class Gate:
         self._paused.pop(known.program, None)
         passed = list(known.held)
         for turn_id, (tokens, _) in known.held.items():
-            known.in_flight[turn_id] = tokens
+            known.begin(turn_id, tokens)
         known.held.clear()
         return passed
 

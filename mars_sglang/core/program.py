@@ -1,6 +1,7 @@
 """What is remembered of a program between its turns, and for how many programs."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 #: Programs remembered at most. Ids come from clients, so the number has to be bounded; past
@@ -28,6 +29,34 @@ class Program:
     """Prompt tokens and arrival of its turns that wait at the gate, by turn id."""
     admitted: bool = False
     passed_over: int = 0
+    recognised_by: str | None = None
+    """Where its id stood, or that it was recognised by what it continued."""
+    parent: str | None = None
+    """The program whose sub-agent it is."""
+    tools: tuple = ()
+    """What its last ended turn called."""
+    ending: bool = False
+    """Somebody said that it is over while a turn of it was still under way."""
+
+    def begin(self, turn_id: str, prompt_tokens: int) -> None:
+        """A turn of it goes to the engine."""
+        self.in_flight[turn_id] = prompt_tokens
+
+    def end(self, turn_id: str, now_s: float, context_tokens: int | None) -> int | None:
+        """A turn came back from the engine; growth of the context in tokens where there was one before.
+
+        Args:
+            context_tokens: prompt plus output; None for a turn without an answer.
+        """
+        if self.in_flight.pop(turn_id, None) is None:
+            return None
+        self.last_end_s = now_s
+        if context_tokens is None:
+            return None
+        growth = max(0, context_tokens - self.context_tokens) if self.turns else None
+        self.turns += 1
+        self.context_tokens = context_tokens
+        return growth
 
     def need_tokens(self) -> int:
         """Context that its present turns ask for; parallel turns count each on its own."""
@@ -66,6 +95,10 @@ class ProgramTable:
         else:
             self._programs.move_to_end(program)
         return known
+
+    def newest(self) -> Iterator[Program]:
+        """Programs, the one heard from last first."""
+        return reversed(self._programs.values())
 
     def _forget_stale(self) -> None:
         for program in list(self._oldest(len(self._programs) - self._max_programs)):

@@ -12,6 +12,7 @@ from mars_sglang.core.cost_model import CostModel, Profile, ProfileError
 from mars_sglang.emulation import EMULATION_ENV, PLATFORM_NAME
 from mars_sglang.emulation.model_folder import cache_folder, model_folder
 from mars_sglang.emulation.profiles import list_profiles, load_profile
+from mars_sglang.emulation.script import ScriptFileError, Scripts
 
 DEFAULT_PROFILE = "h200-qwen3-coder-30b"
 
@@ -26,11 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         profile = load_profile(own.profile)
         capacity_tokens = CostModel(profile).kv_capacity_tokens
-    except ProfileError as error:
+        if own.scripts is not None:
+            Scripts.load(own.scripts)
+    except (ProfileError, ScriptFileError) as error:
         print(f"mars-sglang emulate: {error}", file=sys.stderr)
         return 2
     arguments = server_arguments(profile, capacity_tokens, str(model_folder(profile)), server_args)
-    environment = server_environment(os.environ, own.profile, own.speed)
+    environment = server_environment(os.environ, own.profile, own.speed, own.scripts)
     sys.stdout.flush()
     command = [sys.executable, "-m", "sglang.launch_server", *arguments]
     os.execve(sys.executable, command, environment)
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--speed", default=1.0, type=_speed, metavar="X", help="how many times faster than real time runs (1)"
     )
+    parser.add_argument("--scripts", metavar="FOLDER", help="of .toml or .json files with answers; docs/emulation.md")
     parser.add_argument("--list-profiles", action="store_true", help="print the known profiles and exit")
     return parser
 
@@ -90,9 +94,13 @@ def server_arguments(
     ]  # fmt: skip
 
 
-def server_environment(base: Mapping[str, str], profile: str, speed: float) -> dict[str, str]:
-    """The environment of the server's processes. ``profile`` may be the path of a file."""
-    name = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+def server_environment(
+    base: Mapping[str, str], profile: str, speed: float, scripts: str | None = None
+) -> dict[str, str]:
+    """The environment of the server's processes. ``profile`` may be a file's path, ``scripts`` is a folder's."""
+    settings = {"profile": str(Path(profile).resolve()) if profile.endswith(".toml") else profile}
+    if scripts is not None:
+        settings["scripts"] = str(Path(scripts).resolve())
     threads = {
         # Nothing is computed; more threads would only fight over the cores that pace the steps.
         "OMP_NUM_THREADS": "1",
@@ -107,7 +115,7 @@ def server_environment(base: Mapping[str, str], profile: str, speed: float) -> d
     return {
         **threads,
         **kept,
-        EMULATION_ENV: json.dumps({"profile": name}),
+        EMULATION_ENV: json.dumps(settings),
         SPEED_ENV: repr(speed),
         "SGLANG_PLATFORM": PLATFORM_NAME,
         "SGLANG_EXTERNAL_MODEL_PACKAGE": "mars_sglang.emulation.models",

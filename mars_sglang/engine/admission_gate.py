@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mars_sglang import clock
-from mars_sglang.core.gate import Gate
+from mars_sglang.core.gate import Gate, GateDecision
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,15 @@ class AdmissionGate:
 
     One per server process, on its event loop. If deciding ever fails, everything that is
     held goes through, and so does what comes after: serving does not depend on the gate.
+
+    Args:
+        gate: the bookkeeping.
+        decided: told of each run of the policy, at the time that the policy was given.
     """
 
-    def __init__(self, gate: Gate):
+    def __init__(self, gate: Gate, decided: Callable[[float, GateDecision], None] = lambda now_s, decision: None):
         self.gate = gate
+        self._decided = decided
         self._held: dict[str, asyncio.Future[None]] = {}
         self._ticking: asyncio.Task | None = None
         self._broken = False
@@ -44,13 +49,14 @@ class AdmissionGate:
         turn_id: str,
         prompt_tokens: int,
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
+        now_s: float | None = None,
     ) -> None:
         """Return when the turn may go to the scheduler. :meth:`leave` has to follow in any case.
 
         Raises:
             TurnAborted: aborted while waiting, or the client went away.
         """
-        if self._broken or self.gate.submit(program, turn_id, prompt_tokens, clock.now()):
+        if self._broken or self.gate.submit(program, turn_id, prompt_tokens, _or_now(now_s)):
             return
         future = self._held[turn_id] = asyncio.get_running_loop().create_future()
         self._decide()
@@ -64,12 +70,28 @@ class AdmissionGate:
         finally:
             self._held.pop(turn_id, None)
 
-    def leave(self, program: str | None, turn_id: str, context_tokens: int | None = None, last: bool = False) -> None:
+    def leave(
+        self,
+        program: str | None,
+        turn_id: str,
+        context_tokens: int | None = None,
+        last: bool = False,
+        now_s: float | None = None,
+    ) -> None:
         """The turn ended, failed or was given up; arguments as :meth:`Gate.finish`."""
         if self._broken:
             return
-        self.gate.finish(program, turn_id, clock.now(), context_tokens, last)
+        self.gate.finish(program, turn_id, _or_now(now_s), context_tokens, last)
         self._decide()
+
+    def end(self, program: str) -> bool:
+        """The program is over or dormant; as :meth:`Gate.end`. :meth:`refill` has to follow."""
+        return not self._broken and self.gate.end(program)
+
+    def refill(self) -> None:
+        """Let in who fits now."""
+        if not self._broken:
+            self._decide()
 
     def abort(self, turn_id: str | None) -> bool:
         """Give up a waiting turn, or all of them (None). Whether there was one."""
@@ -82,12 +104,17 @@ class AdmissionGate:
         return bool(aborted)
 
     def _decide(self) -> None:
+        now_s = clock.now()
         try:
-            passed = self.gate.decide(clock.now())
+            decision = self.gate.decide(now_s)
+            if decision is None:
+                return
+            passed = decision.passed
+            self._decided(now_s, decision)
         except Exception:
             logger.exception("mars-sglang: admission failed; letting everything through from now on")
             self._broken = True
-            passed = list(self._held)
+            passed = tuple(self._held)
         for turn_id in passed:
             future = self._held.get(turn_id)
             if future is not None and not future.done():
@@ -101,3 +128,7 @@ class AdmissionGate:
         while self._held and not self._broken:
             await asyncio.sleep(TICK_S)
             self._decide()
+
+
+def _or_now(now_s: float | None) -> float:
+    return clock.now() if now_s is None else now_s

@@ -1,6 +1,7 @@
 """``--scheduler-policy`` and ``--mars-admission`` in SGLang's own argument parsers."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +12,19 @@ from mars_sglang.config import (
     ADMISSION_OFF,
     NATIVE_UNDER_MARS,
     NATIVE_UNDER_PRIORITIES,
+    OPTIONS,
     RADIX_CACHE_BACKEND,
     ConfigError,
     MarsConfig,
     check_supported,
     resolve,
+    with_options,
 )
 from mars_sglang.core.policy import admission_policy_names, turn_policy_names
 from mars_sglang.engine.seams import scheduler_registry
+from mars_sglang.stream.address import Address
 
-_OURS = ("scheduler_policy", "mars_admission")
+_OURS = ("scheduler_policy", "mars_admission", *OPTIONS)
 
 
 def register() -> None:
@@ -47,6 +51,23 @@ def _add_cli_args(original: Callable, parser: argparse.ArgumentParser) -> None:
         help=f"Which agent programs may start: {', '.join([ADMISSION_OFF, *admission_policy_names()])}. "
         "Works over any scheduler policy. Default: mars with --scheduler-policy mars, else off.",
     )
+    group.add_argument(
+        "--mars-control",
+        metavar="ADDRESS",
+        help="The control process: auto (default) starts one beside this server; ipc:///FOLDER or tcp://HOST:PORT "
+        "names one that runs; off: no information stream.",
+    )
+    group.add_argument("--mars-record", metavar="FILE", help="Record the stream, for mars-sglang replay and timeline.")
+    group.add_argument("--mars-keys", metavar="FOLDER", help="CURVE keys for TCP, from mars-sglang keys.")
+    group.add_argument(
+        "--mars-sidecar", metavar="on|off", help="Also start a sidecar for tools on this host. Default: off."
+    )
+    group.add_argument(
+        "--mars-recognise",
+        metavar="on|off",
+        help="Recognise the program of a request without an id by what it continues. Default: on.",
+    )
+    group.add_argument("--mars-identity", metavar="FILE", help="TOML file with more places where ids stand.")
 
 
 def _native_action(parser: argparse.ArgumentParser) -> argparse.Action:
@@ -61,6 +82,8 @@ def _from_cli_args(original: Callable, cls: type, args: argparse.Namespace) -> A
     try:
         native, config = resolve(args.scheduler_policy, args.schedule_policy, args.mars_admission, choices)
         args.schedule_policy = native or default
+        options = {name: getattr(args, name) for name in OPTIONS}
+        config = with_options(config, options, lambda: Address.default(str(args.port)).text)
         if config is not None:
             for name, value in _host_arguments(config, vars(args)).items():
                 setattr(args, name, value)
@@ -89,6 +112,8 @@ def engine_server_args(native: Callable, kwargs: dict[str, Any]) -> Any:
     )
     if schedule_policy is not None:
         kwargs["schedule_policy"] = schedule_policy
+    options = {name: ours[name] for name in OPTIONS}
+    config = with_options(config, options, lambda: Address.default(f"engine-{os.getpid()}").text)
     if config is not None:
         kwargs.update(_host_arguments(config, kwargs))
     _activate(config)

@@ -22,11 +22,13 @@ from sglang.srt.mem_cache.registry import (
     get_radix_cache_factory,
     register_radix_cache_backend,
 )
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from mars_sglang.config import RADIX_CACHE_BACKEND
 from mars_sglang.core.views import ContextState, ContextView
 from mars_sglang.engine.turns import TurnBook
+from mars_sglang.stream.events import KvEvicted, KvReclaimed, KvReleased, KvRetained
 
 
 def register_backend() -> None:
@@ -58,6 +60,8 @@ class MarsRadixCache(UnifiedRadixCache):
         self._given_up: set[str] | None = None
         """Programs whose tails may go, while an eviction is in progress; None otherwise."""
         self._skipped: dict[str, None] = {}
+        self._reclaimed: dict[str, int] = {}
+        """Tokens taken from retained contexts by the eviction in progress."""
 
     # -- what is retained ------------------------------------------------------------------
 
@@ -70,6 +74,24 @@ class MarsRadixCache(UnifiedRadixCache):
             self._book.turn_ended(turn.program, len(req.origin_input_ids) + len(req.output_ids))
         if checkpointed and not self.disable:
             self._retain(turn.program, req.last_node, req.kv.cache_protected_len)
+            if turn.last:
+                self.program_ended(turn.program)
+            elif self._book is not None and turn.program in self._tokens_of:
+                self._say(KvRetained, program=turn.program, turn=req.rid, pages=self.pages_of(turn.program))
+
+    def program_ended(self, program: str) -> None:
+        """Its context is nobody's any more, and goes before anyone's."""
+        if program in self._tail_of:
+            self._say(KvReleased, program=program, pages=self.pages_of(program))
+            self._release(program)
+
+    def pages_of(self, program: str) -> int:
+        """KV pages retained for the program."""
+        return self._tokens_of.get(program, 0) // self.page_size
+
+    def _say(self, event_type: type, **fields) -> None:
+        if self._book is not None:
+            self._book.say(event_type, page_tokens=self.page_size, **fields)
 
     def reset(self) -> None:
         super().reset()
@@ -126,7 +148,20 @@ class MarsRadixCache(UnifiedRadixCache):
                 allocation_reclaim_satisfied=allocation_reclaim_satisfied,
             )
 
-        if self._book is None or not self._tail_of:
+        if self._book is None:
+            sweep()
+            return
+        self._reclaimed = {}
+        before = _evicted(tracker)
+        try:
+            self._evict_in_order(sweep, request_by_type, tracker, available_size_targets, allocation_reclaim_satisfied)
+        finally:
+            self._say_evicted(_evicted(tracker) - before)
+
+    def _evict_in_order(
+        self, sweep, request_by_type, tracker, available_size_targets, allocation_reclaim_satisfied
+    ) -> None:
+        if not self._tail_of:
             sweep()
             return
 
@@ -150,6 +185,13 @@ class MarsRadixCache(UnifiedRadixCache):
                 sweep()
         finally:
             self._given_up = None
+
+    def _say_evicted(self, tokens: int) -> None:
+        for program, lost in self._reclaimed.items():
+            self._say(KvReclaimed, program=program, pages=lost // self.page_size, pages_left=self.pages_of(program))
+        others = tokens - sum(self._reclaimed.values())
+        if others >= self.page_size:
+            self._say(KvEvicted, pages=others // self.page_size)
 
     def _next_to_give_up(self) -> str:
         """The first program in the policy's order among those whose tail the last sweep skipped."""
@@ -221,7 +263,9 @@ class MarsRadixCache(UnifiedRadixCache):
             return
         parent_id, tokens = parent
         for program in list(owners):
-            self._book.counters["tokens_reclaimed"] += self._tokens_of[program] - tokens
+            lost = self._tokens_of[program] - tokens
+            self._book.counters["tokens_reclaimed"] += lost
+            self._reclaimed[program] = self._reclaimed.get(program, 0) + lost
             if tokens > 0:
                 self._retain_at(program, parent_id, tokens)
             else:
@@ -236,3 +280,8 @@ class MarsRadixCache(UnifiedRadixCache):
         self._tail_of[program] = node_id
         self._tokens_of[program] = tokens
         self._programs_at.setdefault(node_id, []).append(program)
+
+
+def _evicted(tracker) -> int:
+    """KV tokens of full attention that an eviction freed so far."""
+    return tracker.get(ComponentType.FULL, 0)

@@ -10,9 +10,11 @@ from mars_sglang.config import NATIVE_UNDER_MARS, MarsConfig
 from mars_sglang.core.policy import turn_policy
 from mars_sglang.core.views import RunningView
 from mars_sglang.engine import wire
+from mars_sglang.engine.engine_stream import open_engine_stream
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy
-from mars_sglang.engine.turns import ClockTick, TurnBook, native_priority
+from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook, native_priority
+from mars_sglang.stream.events import FirstToken, TurnRetracted
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class MarsScheduler(Scheduler):
         self._mars_last_tick_s = float("-inf")
         self._mars_queue_grew = False
         self.tree_cache.attach(self.mars_book)
+        self._mars_stream = None
+        self._mars_stream_wanted = config.stream
         global _scheduler
         _scheduler = self
         logger.info("mars-sglang %s: turn policy %s", __version__, self.mars_book.policy.name)
@@ -63,6 +67,12 @@ class MarsScheduler(Scheduler):
         if self.waiting_queue or now_s - self._mars_last_tick_s >= IDLE_TICK_S * clock.speed():
             self._mars_last_tick_s = now_s
             local.append(ClockTick(now_s))
+        if self._mars_stream_wanted is not None:
+            # Opened here for this runs on the one rank that has a part in the stream.
+            wanted, self._mars_stream_wanted = self._mars_stream_wanted, None
+            self._mars_stream = open_engine_stream(wanted, self.mars_book, self.tree_cache)
+        if self._mars_stream is not None and (news := self._mars_stream.poll()):
+            local.append(StreamNews(news))
         return local
 
     def process_input_requests(self, recv_reqs):
@@ -70,6 +80,9 @@ class MarsScheduler(Scheduler):
         for received in recv_reqs:
             if isinstance(received, ClockTick):
                 self.mars_book.now_s = max(self.mars_book.now_s, received.now_s)
+            elif isinstance(received, StreamNews):
+                for program in self.mars_book.hear(received):
+                    self.tree_cache.program_ended(program)
             else:
                 requests.append(received)
         return super().process_input_requests(requests)
@@ -88,6 +101,13 @@ class MarsScheduler(Scheduler):
         if is_retracted:
             req.mars.retractions += 1
             self.mars_book.counters["retractions"] += 1
+            self.mars_book.say(
+                TurnRetracted,
+                program=req.mars.program,
+                turn=req.rid,
+                output_tokens=len(req.output_ids),
+                retractions=req.mars.retractions,
+            )
         self._mars_queue_grew = True
         super()._add_request_to_queue(req, is_retracted=is_retracted)
 
@@ -105,11 +125,36 @@ class MarsScheduler(Scheduler):
         self._mars_adder_class.last = None
         plan = super().get_new_batch_prefill(running_batch)
         adder = self._mars_adder_class.last
+        if plan.batch_to_run is not None:
+            for req in plan.batch_to_run.reqs:
+                if req.mars.prefill_s is None:
+                    req.mars.prefill_s = self.mars_book.now_s
         if adder is not None and adder.short_of_memory:
             # What SGLang concludes from the turn that ends its pass: retry when one leaves.
             busy = plan.batch_to_run is not None or not plan.running_batch.is_empty()
             plan.running_batch.batch_is_full = busy
         return plan
+
+    def process_batch_result(self, batch, result):
+        super().process_batch_result(batch, result)
+        if batch.forward_mode.is_extend():
+            for req in batch.reqs:
+                if not req.mars.answering and req.output_ids:
+                    req.mars.answering = True
+                    self._mars_say_first_token(req)
+
+    def _mars_say_first_token(self, req) -> None:
+        turn = req.mars
+        started_s = turn.queued_s if turn.prefill_s is None else turn.prefill_s
+        self.mars_book.say(
+            FirstToken,
+            program=turn.program,
+            turn=req.rid,
+            prompt_tokens=len(req.origin_input_ids),
+            cached_tokens=req.cached_tokens,
+            queued_s=started_s - turn.queued_s,
+            prefill_s=max(0.0, clock.now() - started_s),
+        )
 
     # -- victims -------------------------------------------------------------------------------
 
@@ -145,6 +190,11 @@ class MarsScheduler(Scheduler):
             "programs": len(self.mars_book.programs),
             "retained_programs": len(self.tree_cache.retained()),
             "retained_tokens": self.tree_cache.retained_tokens(),
+            "executors": {
+                name: {"age_s": self.mars_book.now_s - heard_s, "cores_used": load.cores_used, "active": load.active}
+                for name, (heard_s, load) in self.mars_book.executors.items()
+            },
+            "predictions": len(self.mars_book.predictions),
             **self.mars_book.counters,
         }
         return output

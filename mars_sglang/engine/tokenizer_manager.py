@@ -1,32 +1,23 @@
-"""The server process's side: whose turn a request is, and whether its program may start.
+"""The server process's side of every request: SGLang's ``TokenizerManager`` with our turns around it.
 
 Every endpoint, and ``Engine`` without HTTP, goes through ``TokenizerManager.generate_request``.
 """
 
 import logging
-import uuid
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
+from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
-from mars_sglang import clock
-from mars_sglang.config import ADMISSION_OFF, MarsConfig
-from mars_sglang.core.gate import Gate
-from mars_sglang.core.policy import admission_policy
-from mars_sglang.core.program import ProgramTable
-from mars_sglang.engine import wire
-from mars_sglang.engine.admission_gate import AdmissionGate
-from mars_sglang.engine.identity import Identity, identify
+from mars_sglang.config import MarsConfig
 from mars_sglang.engine.seams import SeamError
+from mars_sglang.engine.server_turns import ServerTurns
+from mars_sglang.engine.state_page import add_routes
 
 logger = logging.getLogger(__name__)
-
-#: Characters per token assumed for a prompt that reaches the gate as text; its real length
-#: is known when its turn ends.
-CHARACTERS_PER_TOKEN = 3
 
 
 class MarsTokenizerManager(TokenizerManager):
@@ -36,90 +27,77 @@ class MarsTokenizerManager(TokenizerManager):
     beside one made with them.
     """
 
-    mars_gate: AdmissionGate | None = None
+    mars_turns: ServerTurns | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.mars_config = MarsConfig.from_env()
-        self.mars_programs = ProgramTable()
-
-    def open_mars_gate(self, capacity_tokens: int) -> None:
-        """Start admitting by footprint; called once the engine told its pool's size."""
-        if self.mars_config is None or self.mars_config.admission == ADMISSION_OFF:
-            return
-        self.mars_gate = AdmissionGate(Gate(admission_policy(self.mars_config.admission), capacity_tokens))
-        logger.info("mars-sglang: admission %s over %d KV tokens", self.mars_config.admission, capacity_tokens)
+        config = MarsConfig.from_env()
+        if config is not None:
+            self.mars_turns = ServerTurns(
+                config,
+                tool_call_parser=self.server_args.tool_call_parser,
+                reasoning_parser=self.server_args.reasoning_parser,
+                incremental=self.incremental_streaming_output,
+            )
 
     async def generate_request(self, obj, request=None):
         # aclosing: a client that goes away closes this generator, and SGLang's own clean-up
         # has to happen then and not when the inner generator is collected.
-        active = self.mars_config is not None and isinstance(obj, GenerateReqInput)
-        identity = await self._mars_identify(obj, request) if active else Identity(None)
-        arrived_s = clock.now()
-        if self.mars_gate is None or not active:
-            if active:
-                self._mars_mark(obj, identity, arrived_s)
+        turns = self.mars_turns
+        if turns is None or not isinstance(obj, GenerateReqInput) or _is_health_check(obj):
             async with aclosing(super().generate_request(obj, request)) as responses:
                 async for response in responses:
                     yield response
             return
 
-        turn_id = obj.rid if isinstance(obj.rid, str) else uuid.uuid4().hex
-        response = None
+        turns.watch()
+        body = await _body(request)
+        if obj.session_id:
+            body = {"session_id": obj.session_id, **body}
+        headers = request.headers if request is not None else {}
+        path = request.url.path if hasattr(request, "url") else ""
+        turn = turns.arrive(obj, body, headers, path)
         try:
-            await self.mars_gate.enter(
-                identity.program,
-                turn_id,
-                prompt_tokens(obj),
-                request.is_disconnected if request is not None and not obj.background else None,
-            )
+            watched = request is not None and not obj.background
+            await turns.admit(turn, request.is_disconnected if watched else None)
             # Marked after the wait: it carries who is paused now.
-            self._mars_mark(obj, identity, arrived_s)
+            turns.mark(obj, turn)
             async with aclosing(super().generate_request(obj, request)) as responses:
                 async for response in responses:
+                    turn.hear(response)
                     yield response
+        except BaseException as failure:
+            turn.failure = failure
+            raise
         finally:
-            # Counted once, from the last response, and not for each streamed one.
-            self.mars_gate.leave(identity.program, turn_id, _context_tokens(response), identity.last)
+            turns.end(turn)
 
     def abort_request(self, rid: str = "", abort_all: bool = False):
-        if self.mars_gate is not None and (abort_all or rid):
-            self.mars_gate.abort(None if abort_all else rid)
+        if self.mars_turns is not None and self.mars_turns.gate is not None and (abort_all or rid):
+            self.mars_turns.gate.abort(None if abort_all else rid)
         super().abort_request(rid=rid, abort_all=abort_all)
 
-    async def _mars_identify(self, obj: GenerateReqInput, request) -> Identity:
-        body = {"session_id": obj.session_id} if obj.session_id else {}
-        if request is None:
-            return identify(body, {})
-        if hasattr(request, "json"):  # SGLang's gRPC bridge passes headers alone
-            # Starlette keeps the parsed body, so this is a look-up and not a second parse.
-            with suppress(ValueError):  # a multipart upload, say; it may still carry a header
-                body = await request.json()
-        return identify(body if isinstance(body, Mapping) else {}, request.headers)
-
-    def _mars_mark(self, obj: GenerateReqInput, identity: Identity, arrived_s: float) -> None:
-        program_arrived_s = arrived_s
-        if identity.program is not None:
-            program_arrived_s = self.mars_programs.touch(identity.program, arrived_s).arrived_s
-        paused = self.mars_gate.paused() if self.mars_gate is not None else ()
-        turn = wire.WireTurn(identity.program, arrived_s, program_arrived_s, paused)
-        obj.sampling_params = wire.put_all(obj.sampling_params, turn)
+    async def close_session(self, obj, request=None):
+        if self.mars_turns is not None:
+            headers = request.headers if request is not None else {}
+            self.mars_turns.program_over(self.mars_turns.scoped(obj.session_id, headers), "closed")
+        await super().close_session(obj, request)
 
 
-def prompt_tokens(obj: GenerateReqInput) -> int:
-    """Prompt length in tokens, exact where the endpoint has tokenized it, else estimated from text."""
-    if obj.input_ids:
-        first = obj.input_ids[0]
-        return len(obj.input_ids) if isinstance(first, int) else sum(len(ids) for ids in obj.input_ids)
-    texts = [obj.text] if isinstance(obj.text, str) else (obj.text or [])
-    return sum(len(text) for text in texts) // CHARACTERS_PER_TOKEN + 1
+def _is_health_check(obj: GenerateReqInput) -> bool:
+    return isinstance(obj.rid, str) and obj.rid.startswith(HEALTH_CHECK_RID_PREFIX)
 
 
-def _context_tokens(response: Any) -> int | None:
-    """Prompt plus output tokens of a response; of all of them for a batch."""
-    outputs = response if isinstance(response, list) else [response]
-    metas = [output.get("meta_info") or {} for output in outputs if isinstance(output, dict)]
-    return sum(meta.get("prompt_tokens", 0) + meta.get("completion_tokens", 0) for meta in metas) or None
+async def _body(request) -> Mapping[str, Any]:
+    """The request's JSON; empty where there is none."""
+    if not hasattr(request, "json"):  # Engine, or SGLang's gRPC bridge, which passes headers alone
+        return {}
+    # Starlette keeps the parsed body, so this is a look-up and not a second parse.
+    with suppress(ValueError):  # a multipart upload, say; it may still carry a header
+        body = await request.json()
+        if isinstance(body, Mapping):
+            return body
+    return {}
 
 
 def launch_with_gate(original, cls, server_args, *args, **kwargs):
@@ -147,7 +125,10 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
             "another scheduler class: a hook did not land there. SGLANG_PLUGINS=mars_sglang loads this plugin alone"
         )
     if isinstance(tokenizer_manager, MarsTokenizerManager):
+        turns = tokenizer_manager.mars_turns
+        turns.open_stream()
         # Tensor-parallel ranks hold slices of one pool, data-parallel ones a pool each.
         pool_tokens = min(info["max_total_num_tokens"] for info in scheduler_infos)
-        tokenizer_manager.open_mars_gate(pool_tokens * data_parallel)
+        turns.open_gate(pool_tokens * data_parallel)
+        add_routes(turns)
     return launched

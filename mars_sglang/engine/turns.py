@@ -1,15 +1,20 @@
 """What the engine's parts share about turns and programs: one object per scheduler process."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mars_sglang.core.policy import TurnPolicy
 from mars_sglang.core.program import ProgramTable
 from mars_sglang.engine.wire import WireTurn
+from mars_sglang.stream.events import ExecutorLoad, PausePredicted, ProgramEnded
 
 #: Programs that an engine process remembers. The state kept for one is a few hundred bytes.
 MAX_ENGINE_PROGRAMS = 20_000
+
+#: Hosts of tools that it remembers.
+MAX_EXECUTORS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,13 @@ class ClockTick:
     """Rank 0's clock, broadcast to all ranks in the order of the requests around it."""
 
     now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamNews:
+    """What rank 0 heard on the information stream since its last pass, broadcast likewise."""
+
+    events: tuple[ExecutorLoad | PausePredicted | ProgramEnded, ...]
 
 
 @dataclass(slots=True)
@@ -30,6 +42,14 @@ class ReqTurn:
     matched: bool = False
     """Whether its prefix was looked up in the cache since it was queued."""
     retractions: int = 0
+    last: bool = False
+    """The client called it the last turn of its program."""
+    queued_s: float = 0.0
+    """When it reached the scheduler."""
+    prefill_s: float | None = None
+    """When its first chunk was scheduled; None before."""
+    answering: bool = False
+    """Whether its first token is out."""
 
 
 class TurnBook:
@@ -46,6 +66,12 @@ class TurnBook:
         self.counters: Counter[str] = Counter()
         self.waiting_queue: list[Any] = []
         """The host's waiting queue as of the last pass."""
+        self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
+        """Latest report of each host of tools, with the time at which it was heard."""
+        self.predictions: OrderedDict[str, PausePredicted] = OrderedDict()
+        """When programs inside a tool are expected back."""
+        self.say: Callable[..., None] = _say_nothing
+        """Publishes an event; decides nothing, so it need not be the same on every rank."""
 
     def receive(self, turn: WireTurn) -> ReqTurn:
         """Note an arriving turn; what to keep on its request."""
@@ -57,7 +83,24 @@ class TurnBook:
             known = self.programs.touch(turn.program, self.now_s)
             known.arrived_s = min(known.arrived_s, turn.program_arrived_s)
             continuation = known.turns > 0
-        return ReqTurn(turn.program, turn.arrived_s, turn.program_arrived_s, continuation)
+            self.predictions.pop(turn.program, None)
+        return ReqTurn(
+            turn.program, turn.arrived_s, turn.program_arrived_s, continuation, last=turn.last, queued_s=self.now_s
+        )
+
+    def hear(self, news: StreamNews) -> list[str]:
+        """Take in what the stream said; the programs that ended."""
+        ended = []
+        for event in news.events:
+            match event:
+                case ExecutorLoad():
+                    keep_newest(self.executors, event.executor, (self.now_s, event), MAX_EXECUTORS)
+                case PausePredicted(program=str(program)):
+                    keep_newest(self.predictions, program, event, MAX_ENGINE_PROGRAMS)
+                case ProgramEnded(program=str(program)):
+                    self.predictions.pop(program, None)
+                    ended.append(program)
+        return ended
 
     def turn_ended(self, program: str, context_tokens: int) -> None:
         known = self.programs.touch(program, self.now_s)
@@ -65,6 +108,18 @@ class TurnBook:
         known.last_end_s = self.now_s
         known.context_tokens = context_tokens
         self.counters["turns"] += 1
+
+
+def _say_nothing(event_type: type, **fields: Any) -> None:
+    """Where there is no stream, or this rank has no part in it."""
+
+
+def keep_newest(table: OrderedDict, key: str, value: Any, limit: int) -> None:
+    """Set an entry of a table that holds the ``limit`` entries set last."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > limit:
+        table.popitem(last=False)
 
 
 def native_priority(req: Any, enabled: bool, low_values_first: bool) -> int:

@@ -20,6 +20,8 @@ class WireTurn(NamedTuple):
     arrived_s: float
     program_arrived_s: float
     paused: tuple[str, ...] = ()
+    last: bool = False
+    """The client called it the last turn of its program."""
 
 
 def put(sampling_params: Mapping[str, Any] | None, turn: WireTurn) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def put(sampling_params: Mapping[str, Any] | None, turn: WireTurn) -> dict[str, 
     fields: dict[str, Any] = {"arrived": turn.arrived_s}
     if turn.program is not None:
         fields |= {"program": turn.program, "program_arrived": turn.program_arrived_s}
+        if turn.last:
+            fields["last"] = True
     custom[TURN_KEY] = fields
     custom.pop(PAUSED_KEY, None)
     if turn.paused:
@@ -59,4 +63,5 @@ def take(custom_params: Mapping[str, Any] | None, now_s: float) -> WireTurn:
         arrived_s=arrived_s,
         program_arrived_s=fields.get("program_arrived", arrived_s),
         paused=tuple((custom_params or {}).get(PAUSED_KEY) or ()),
+        last=fields.get("last") is True,
     )

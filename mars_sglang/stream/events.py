@@ -7,9 +7,14 @@ them. Times are seconds of the sender's :mod:`mars_sglang.clock`; durations are 
 too; sizes are tokens, or pages of the engine's KV allocator where the name says so.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+
+#: A longer string in a message makes it malformed. An id of 256 characters fits with its tenant's mark.
+MAX_NAME_CHARACTERS = 320
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -21,13 +26,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     plane: ClassVar[str] = "sync"
     """``gpu``, ``cpu``, ``control``, or ``sync`` for what only keeps readers whole."""
 
-    source: str = ""
+    source: Name = ""
     """The sending process, new at each of its starts: ``role:host:pid:nonce``."""
     source_seq: int = 0
     time_s: float = 0.0
-    program: str | None = None
+    program: Name | None = None
     """Scoped to its tenant, as :mod:`mars_sglang.engine.identity` writes it."""
-    turn: str | None = None
+    turn: Name | None = None
     """The host's request id."""
 
 
@@ -43,11 +48,11 @@ class TurnSubmitted(Event, tag="turn_submitted", frozen=True, kw_only=True, omit
     """KV that the turn will hold at its end: prompt plus the output that it may or says to have."""
     number: int = 0
     """Turns of the program that ended before this one."""
-    recognised_by: str | None = None
+    recognised_by: Name | None = None
     """Where the id stood (``header x-session-id``), or ``continuation``; None without a program."""
-    parent: str | None = None
+    parent: Name | None = None
     """The program that started this one as a sub-agent."""
-    tool: str | None = None
+    tool: Name | None = None
     """The tool whose result this turn brings, where the client says so."""
 
 
@@ -66,9 +71,9 @@ class FirstToken(Event, tag="first_token", frozen=True, kw_only=True, omit_defau
 class ToolUse(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tool that the model asked for at the end of a turn."""
 
-    tool: str
+    tool: Name
     """The function's name, or ``shell`` for a fenced command block."""
-    command: str | None = None
+    command: Name | None = None
     """First word of a shell command: what tells ``ls`` from ``pytest``. Never the arguments."""
 
 
@@ -79,7 +84,7 @@ class TurnEnded(Event, tag="turn_ended", frozen=True, kw_only=True, omit_default
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
-    finish_reason: str = ""
+    finish_reason: Name = ""
     """``stop``, ``length``, ``abort``, ``error``, or ``gone`` when the client went away."""
     tools: tuple[ToolUse, ...] = ()
     last: bool = False
@@ -134,11 +139,11 @@ class ToolStarted(Event, tag="tool_started", frozen=True, kw_only=True, omit_def
     """A tool call began to run on an executor."""
 
     plane = "cpu"
-    call: str = ""
+    call: Name = ""
     """Id of the call, unique within its source."""
-    tool: str = ""
-    command: str | None = None
-    executor: str = ""
+    tool: Name = ""
+    command: Name | None = None
+    executor: Name = ""
     """The host, or the name that the sidecar was given."""
 
 
@@ -146,10 +151,10 @@ class ToolEnded(Event, tag="tool_ended", frozen=True, kw_only=True, omit_default
     """A tool call came back."""
 
     plane = "cpu"
-    call: str = ""
-    tool: str = ""
-    command: str | None = None
-    executor: str = ""
+    call: Name = ""
+    tool: Name = ""
+    command: Name | None = None
+    executor: Name = ""
     duration_s: float = 0.0
 
 
@@ -157,12 +162,12 @@ class ToolFailed(Event, tag="tool_failed", frozen=True, kw_only=True, omit_defau
     """A tool call came back with an error, was killed, or its process vanished."""
 
     plane = "cpu"
-    call: str = ""
-    tool: str = ""
-    command: str | None = None
-    executor: str = ""
+    call: Name = ""
+    tool: Name = ""
+    command: Name | None = None
+    executor: Name = ""
     duration_s: float = 0.0
-    error: str = ""
+    error: Name = ""
     """At most 200 characters."""
 
 
@@ -170,7 +175,7 @@ class ExecutorLoad(Event, tag="executor_load", frozen=True, kw_only=True, omit_d
     """How busy a host of tools is. None: this host cannot tell."""
 
     plane = "cpu"
-    executor: str = ""
+    executor: Name = ""
     cores: float = 0.0
     """Cores that tools may use: of the cgroup's limit where it has one, else of the affinity mask."""
     cores_used: float = 0.0
@@ -202,7 +207,7 @@ class AdmissionTicket(Event, tag="admission_ticket", frozen=True, kw_only=True, 
     """A program may start or resume, or gave up its place inside a tool."""
 
     plane = "control"
-    decision: str = ""
+    decision: Name = ""
     """``admitted``, ``resumed`` or ``paused``."""
     waited_s: float = 0.0
 
@@ -211,7 +216,7 @@ class AdmissionWindow(Event, tag="admission_window", frozen=True, kw_only=True, 
     """The gate decided. Everything it decided follows from what the stream said before."""
 
     plane = "control"
-    policy: str = ""
+    policy: Name = ""
     admitted: int = 0
     waiting: int = 0
     paused: int = 0
@@ -224,7 +229,7 @@ class PausePredicted(Event, tag="pause_predicted", frozen=True, kw_only=True, om
     """When a program inside a tool is expected back, counted from its turn's end."""
 
     plane = "control"
-    key: str = ""
+    key: Name = ""
     """What was learned from: a command, a tool, or everything."""
     probabilities: tuple[float, ...] = ()
     quantiles_s: tuple[float, ...] = ()
@@ -235,7 +240,7 @@ class ProgramEnded(Event, tag="program_ended", frozen=True, kw_only=True, omit_d
     """No more turns are expected. A turn that comes all the same starts the program again."""
 
     plane = "control"
-    reason: str = ""
+    reason: Name = ""
     """``last_turn`` or ``final`` (said by the client), ``deleted``, ``closed``, ``dormant``."""
 
 
@@ -250,15 +255,17 @@ class Heartbeat(Event, tag="heartbeat", frozen=True, kw_only=True, omit_defaults
 
     epoch: int = 0
     topics: dict[str, int] = {}
-    resend: tuple[str, ...] = ()
+    resend: tuple[Name, ...] = ()
     """Sources of which messages were lost, and which should tell their state again."""
+    counters: dict[str, int] = {}
+    """What the control process received, ordered and dropped since its start, by reason."""
 
 
 class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A program in a snapshot."""
 
-    program: str
-    phase: str = "acting"
+    program: Name
+    phase: Name = "acting"
     """``held`` (at the gate), ``reasoning`` (queued or running) or ``acting`` (inside a tool)."""
     since_s: float = 0.0
     arrived_s: float = 0.0
@@ -266,22 +273,22 @@ class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     context_tokens: int = 0
     retained_pages: int = 0
     page_tokens: int = 1
-    admission: str | None = None
+    admission: Name | None = None
     """``admitted``, ``waiting`` or ``paused``; None where no gate is."""
-    parent: str | None = None
-    recognised_by: str | None = None
+    parent: Name | None = None
+    recognised_by: Name | None = None
     tools: tuple[ToolUse, ...] = ()
 
 
 class ToolCallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call in flight, in a snapshot."""
 
-    call: str
-    tool: str
-    program: str | None = None
-    turn: str | None = None
-    command: str | None = None
-    executor: str = ""
+    call: Name
+    tool: Name
+    program: Name | None = None
+    turn: Name | None = None
+    command: Name | None = None
+    executor: Name = ""
     started_s: float = 0.0
 
 
@@ -292,8 +299,10 @@ class SourceState(Event, tag="source_state", frozen=True, kw_only=True, omit_def
     from earlier messages of this source's role.
     """
 
-    role: str = ""
+    role: Name = ""
     """``server`` knows programs, ``engine`` knows retained contexts, ``sidecar`` knows tool calls."""
+    part: int = 0
+    """Counts the parts of a run from 0; a run with a part missing counts for nothing."""
     programs: tuple[ProgramState, ...] = ()
     tool_calls: tuple[ToolCallState, ...] = ()
     done: bool = True

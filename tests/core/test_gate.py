@@ -13,10 +13,40 @@ def gate(capacity: int = 10_000) -> Gate:
     return Gate(admission_policy("mars"), capacity)
 
 
+def decide(g: Gate, now_s: float) -> list[str]:
+    """Turns that pass; none where there was nothing to decide."""
+    decision = g.decide(now_s)
+    return [] if decision is None else list(decision.passed)
+
+
+def test_a_decision_tells_who_got_a_place_after_what_wait_and_who_gave_one_up():
+    g = gate()
+    g.submit("a", "a1", 3000, 0.0)
+    assert g.decide(0.0).admitted == (("a", 0.0),)
+    g.submit("b", "b1", 9000, 0.5)
+    assert g.decide(0.6).admitted == ()
+    g.finish("a", "a1", 1.0, context_tokens=12_000)
+    first = g.decide(2.0)
+    assert first.paused == ("a",)
+    assert g.decide(2.5).admitted == () or first.admitted == (("b", 1.5),)
+    assert Gate(admission_policy("mars"), 10).decide(0.0) is None
+
+
+def test_an_ended_program_gives_up_its_place_unless_it_is_at_work():
+    g = gate()
+    g.submit("a", "a1", 3000, 0.0)
+    assert not g.end("a"), "its turn waits"
+    g.decide(0.0)
+    assert not g.end("a"), "its turn runs"
+    g.finish("a", "a1", 1.0, context_tokens=3100)
+    assert g.end("a") and not g.end("a") and not g.end("unknown")
+    assert g.snapshot().admitted == 0
+
+
 def test_a_first_turn_waits_for_a_ticket_and_a_continuation_passes():
     g = gate()
     assert not g.submit("a", "a1", 3000, 0.0)
-    assert g.decide(0.0) == ["a1"]
+    assert decide(g, 0.0) == ["a1"]
     g.finish("a", "a1", 1.0, context_tokens=3200)
     assert g.submit("a", "a2", 3400, 1.5)
 
@@ -24,24 +54,24 @@ def test_a_first_turn_waits_for_a_ticket_and_a_continuation_passes():
 def test_requests_without_an_id_pass_and_their_load_counts():
     g = gate()
     g.submit("a", "a1", 2000, 0.0)
-    assert g.decide(0.0) == ["a1"]  # 3200 with its growth
+    assert decide(g, 0.0) == ["a1"]  # 3200 with its growth
     assert g.submit(None, "x", 4000, 0.1)
     g.submit("b", "b1", 2000, 0.2)  # would fit beside a, but not beside both
-    assert g.decide(0.2) == []
+    assert decide(g, 0.2) == []
     g.finish(None, "x", 1.0)
-    assert g.decide(1.0) == ["b1"]
+    assert decide(g, 1.0) == ["b1"]
 
 
 def test_a_client_that_goes_away_at_the_gate_or_behind_it_gives_its_place_back():
     g = gate()
     g.submit("a", "a1", 8000, 0.0)
-    assert g.decide(0.0) == ["a1"]
+    assert decide(g, 0.0) == ["a1"]
     g.submit("b", "b1", 8000, 0.1)
     g.submit("c", "c1", 8000, 0.2)
-    assert g.decide(0.2) == []
+    assert decide(g, 0.2) == []
     g.finish("b", "b1", 0.3)  # gone while it waited
     g.finish("a", "a1", 0.4)  # gone while it ran, before any turn of it ended
-    assert g.decide(0.4) == ["c1"]
+    assert decide(g, 0.4) == ["c1"]
     assert g.snapshot().waiting == 0
 
 
@@ -49,26 +79,26 @@ def test_a_paused_program_waits_and_resumes_ahead_of_newcomers():
     g = gate(20_000)
     for name, at in (("a", 0.0), ("b", 0.1)):
         g.submit(name, name + "1", 3000, at)
-    assert g.decide(0.2) == ["a1", "b1"]
+    assert decide(g, 0.2) == ["a1", "b1"]
     g.finish("a", "a1", 1.0, context_tokens=15_000)
     g.finish("b", "b1", 1.1, context_tokens=15_000)
-    assert g.decide(1.1) == [] and list(g.paused()) == ["b"]
+    assert decide(g, 1.1) == [] and list(g.paused()) == ["b"]
     assert not g.submit("new", "n1", 1000, 1.2)
     assert not g.submit("b", "b2", 15_500, 1.3)
     g.finish("a", "a1", 1.4)
     assert g.submit("a", "a2", 15_100, 1.5)
     g.finish("a", "a2", 2.0, context_tokens=15_200, last=True)
-    assert g.decide(2.0)[0] == "b2"
+    assert decide(g, 2.0)[0] == "b2"
     assert list(g.paused()) == []
 
 
 def test_the_last_turn_frees_the_place_at_once():
     g = gate()
     g.submit("a", "a1", 8000, 0.0)
-    g.decide(0.0)
+    decide(g, 0.0)
     g.submit("b", "b1", 8000, 0.1)
     g.finish("a", "a1", 1.0, context_tokens=8100, last=True)
-    assert g.decide(1.0) == ["b1"]
+    assert decide(g, 1.0) == ["b1"]
 
 
 def test_ended_programs_of_unmodified_agents_do_not_fill_the_gate():
@@ -76,9 +106,9 @@ def test_ended_programs_of_unmodified_agents_do_not_fill_the_gate():
     for i in range(200):
         now_s = 100.0 * i
         g.submit(f"p{i}", "t", 5000, now_s)
-        assert g.decide(now_s) == ["t"]
+        assert decide(g, now_s) == ["t"]
         g.finish(f"p{i}", "t", now_s + 1, context_tokens=5100)
-        g.decide(now_s + 1)
+        decide(g, now_s + 1)
     assert g.snapshot().admitted <= 2
 
 
@@ -87,7 +117,7 @@ def test_what_is_remembered_of_paused_programs_is_bounded():
     for i in range(2 * MAX_PAUSED):
         now_s = 100.0 * i
         g.submit(f"p{i}", "t", 9000, now_s)
-        assert g.decide(now_s) == ["t"]
+        assert decide(g, now_s) == ["t"]
         g.finish(f"p{i}", "t", now_s + 1, context_tokens=9000)
     paused = list(g.paused())
     assert len(paused) == MAX_PAUSED and paused[-1] == f"p{2 * MAX_PAUSED - 2}"
@@ -137,7 +167,7 @@ def test_every_turn_passes_in_the_end(data):
             turn_id = data.draw(st.sampled_from(sorted(running)))
             program = running.pop(turn_id)
             g.finish(program, turn_id, now_s, context_tokens=data.draw(st.integers(100, 6000)))
-        for turn_id in g.decide(now_s):
+        for turn_id in decide(g, now_s):
             running[turn_id] = held.pop(turn_id)
     for _ in range(200):
         if not held:
@@ -146,6 +176,6 @@ def test_every_turn_passes_in_the_end(data):
         for turn_id, program in list(running.items()):
             g.finish(program, turn_id, now_s, context_tokens=3000)
             del running[turn_id]
-        for turn_id in g.decide(now_s):
+        for turn_id in decide(g, now_s):
             running[turn_id] = held.pop(turn_id)
     assert not held

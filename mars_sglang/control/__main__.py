@@ -1,0 +1,72 @@
+"""``python -m mars_sglang.control``: see ``docs/events.md``."""
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from mars_sglang.control.process import AddressTaken, Control
+from mars_sglang.stream.address import Address, AddressError
+from mars_sglang.stream.keys import Keys, KeysError
+from mars_sglang.stream.recording import RecordingError
+
+logger = logging.getLogger("mars_sglang.control")
+
+FAILED, WRONG_ARGUMENTS, TAKEN = 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 after SIGTERM, SIGINT or the parent's end, 2 for what cannot be done as asked, 3 if taken."""
+    parser = argparse.ArgumentParser(prog="python -m mars_sglang.control", description="Orders the event stream.")
+    parser.add_argument("--address", help="ipc:///FOLDER or tcp://HOST:PORT (default: an ipc folder of this user)")
+    parser.add_argument("--keys", metavar="FOLDER", help="CURVE keys, for TCP; `mars-sglang keys FOLDER` makes them")
+    parser.add_argument("--record", metavar="FILE", help="record every message; what the file holds already is kept")
+    parser.add_argument("--parent-pid", metavar="PID", type=int, help="end when this process has ended")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    stopped = []
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopped.append(True))
+    parent_gone = _watch(options.parent_pid)
+    try:
+        address = Address.parse(options.address) if options.address else Address.default()
+        keys = Keys.load(options.keys) if options.keys else None
+        control = Control(address, keys=keys, record=options.record)
+    except AddressTaken as error:
+        logger.error("%s; it is left alone", error)
+        return TAKEN
+    except (AddressError, KeysError, RecordingError, OSError) as error:
+        logger.error("%s", error)
+        return WRONG_ARGUMENTS
+    logger.info("serving %s, epoch %d%s", address.text, control.epoch, _recording_to(options.record))
+    try:
+        control.run(lambda: bool(stopped) or parent_gone())
+    finally:
+        control.close()
+    logger.info("stopped: %s", ", ".join(f"{name} {value}" for name, value in control.counters().items()))
+    return 0
+
+
+def _recording_to(path: str | None) -> str:
+    return f", recording to {path}" if path else ""
+
+
+def _watch(parent: int | None) -> Callable[[], bool]:
+    """A test for the end of a process that cannot mistake another with the same id for it."""
+    if parent is None:
+        return lambda: False
+    try:
+        watched = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return lambda: True
+    except OSError:  # not allowed in this container
+        started_by = os.getppid()
+        return lambda: os.getppid() != started_by
+    return lambda: bool(select.select([watched], [], [], 0)[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What keeps readers whole: when a source must tell its state again, and in what parts."""
+
+from collections.abc import Iterable, Iterator
+
+from mars_sglang.stream.codec import MAX_EVENT_BYTES, encode
+from mars_sglang.stream.events import Heartbeat, ProgramState, SourceState, ToolCallState
+
+#: Room for the source's name and the other fields around what a part lists.
+_AROUND_BYTES = 2048
+
+
+class Resync:
+    """Tells a source when the control process lacks its state. Give it each :class:`Heartbeat` heard."""
+
+    def __init__(self, source: str):
+        """``source`` is :attr:`mars_sglang.stream.publisher.Publisher.source`."""
+        self._source = source
+        self._epoch: int | None = None
+
+    def due(self, heartbeat: Heartbeat) -> bool:
+        """Whether the source should now publish :func:`state_parts`: the process is new, or lost messages."""
+        new = heartbeat.epoch != self._epoch
+        self._epoch = heartbeat.epoch
+        return new or self._source in heartbeat.resend
+
+
+def state_parts(
+    role: str, programs: Iterable[ProgramState] = (), tool_calls: Iterable[ToolCallState] = ()
+) -> Iterator[SourceState]:
+    """Cut a source's state into events that are small enough; publish them in one run, in order.
+
+    An empty state is one empty part: it says that nothing is going on.
+    """
+    part, held, size = 0, ([], []), _AROUND_BYTES
+    for kind, items in enumerate((programs, tool_calls)):
+        for item in items:
+            added = len(encode(item))
+            if size + added > MAX_EVENT_BYTES and (held[0] or held[1]):
+                yield SourceState(role=role, part=part, programs=tuple(held[0]), tool_calls=tuple(held[1]), done=False)
+                part, held, size = part + 1, ([], []), _AROUND_BYTES
+            held[kind].append(item)
+            size += added
+    yield SourceState(role=role, part=part, programs=tuple(held[0]), tool_calls=tuple(held[1]), done=True)
