@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from eval.server import EmulatedServer, ServerError
+from eval.pairs import paired, summary
+from eval.server import ServerError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,40 +41,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _measure(options: argparse.Namespace, policies: list[str]) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        servers = {}
-        try:
-            for policy in policies:
-                arguments = ["--profile", options.profile, "--speed", str(options.speed)]
-                arguments += ["--scheduler-policy", policy, "--stream-interval", "16"]
-                servers[policy] = EmulatedServer(arguments, Path(folder) / f"{policy}.log")
-                await servers[policy].start()
-            ratios = []
-            for pair in range(-1, options.pairs):
-                # In turn first and second; the pair before the first warms up and does not count.
-                order = policies if pair % 2 else policies[::-1]
-                rates = {policy: _bench_serving(servers[policy].base_url, options, pair, folder) for policy in order}
-                if pair < 0:
-                    continue
-                ratios.append(rates[policies[1]] / rates[policies[0]])
-                shown = "  ".join(f"{policy} {rates[policy]:.0f}" for policy in policies)
-                print(f"pair {pair + 1}: output tokens/s  {shown}  ratio {ratios[-1]:.4f}", flush=True)
-        finally:
-            for server in servers.values():
-                server.stop()
+    servers = {
+        policy: ["--profile", options.profile, "--speed", str(options.speed), "--scheduler-policy", policy]
+        + ["--stream-interval", "16"]
+        for policy in policies
+    }
+
+    async def measure(url: str, pair: int) -> float:
+        return _bench_serving(url, options, pair)
+
+    ratios = await paired(servers, options.pairs, measure, "output tokens/s")
     print(
-        f"{policies[1]} / {policies[0]}: median {statistics.median(ratios):.4f}, "
-        f"min {min(ratios):.4f}, max {max(ratios):.4f} over {len(ratios)} pairs "
+        f"{policies[1]} / {policies[0]}: {summary(ratios)} "
         f"({options.profile}, speed {options.speed:g}, {options.prompts} random-ids requests of "
         f"{options.input_tokens} + {options.output_tokens} tokens at once)"
     )
     return 0
 
 
-def _bench_serving(url: str, options: argparse.Namespace, seed: int, folder: str) -> float:
+def _bench_serving(url: str, options: argparse.Namespace, seed: int) -> float:
     """Output tokens per real second."""
-    result = Path(folder) / "result.jsonl"
-    result.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return _output_throughput(url, options, seed, Path(folder) / "result.jsonl")
+
+
+def _output_throughput(url: str, options: argparse.Namespace, seed: int, result: Path) -> float:
     command = [
         sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", "--base-url", url,
         "--dataset-name", "random-ids", "--num-prompts", str(options.prompts),

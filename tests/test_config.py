@@ -2,7 +2,7 @@
 
 import pytest
 
-from mars_sglang.config import ConfigError, MarsConfig, check_supported, resolve
+from mars_sglang.config import ConfigError, MarsConfig, StreamConfig, check_supported, resolve, with_options
 from mars_sglang.plugin import asked_on_command_line
 
 NATIVE = ("fcfs", "lpm", "hrrn")
@@ -100,3 +100,52 @@ def test_a_flag_in_a_config_file_counts(tmp_path):
     assert asked_on_command_line(["--config", str(config)])
     assert asked_on_command_line([f"--config={config}"])
     assert not asked_on_command_line(["--config", str(tmp_path / "missing.yaml")])
+
+
+def options(**given):
+    return {f"mars_{name}": value for name, value in given.items()}
+
+
+def auto():
+    return "ipc:///run/auto"
+
+
+def test_the_stream_is_on_with_anything_of_ours_and_a_control_process_is_started_beside_the_server():
+    assert with_options(None, {}, auto) is None
+    config = with_options(MarsConfig("mars", "mars"), {}, auto)
+    assert config.stream == StreamConfig("ipc:///run/auto", spawn=True)
+    assert config.recognise and not config.stream.sidecar
+
+
+def test_a_flag_of_the_stream_alone_turns_it_on_over_native_policies(tmp_path):
+    config = with_options(None, options(record=str(tmp_path / "r")), auto)
+    assert config.turn_policy is None and config.admission == "off"
+    assert config.stream.record == str(tmp_path / "r")
+
+
+def test_off_switches(tmp_path):
+    config = with_options(MarsConfig("mars", "off"), options(control="off", recognise="off"), auto)
+    assert config.stream is None and not config.recognise
+
+
+def test_a_control_process_that_runs_already_is_used_and_not_started(tmp_path):
+    address = f"ipc://{tmp_path}/there"
+    config = with_options(MarsConfig("mars", "mars"), options(control=address, sidecar="on"), auto)
+    assert config.stream == StreamConfig(address, sidecar=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"control": "tcp://127.0.0.1:7000"}, "--mars-control 'tcp://127.0.0.1:7000': .*CURVE keys.*mars-sglang keys"),
+        ({"control": "nowhere"}, "--mars-control 'nowhere': .*accepted are ipc:///FOLDER.*also accepted: auto, off"),
+        ({"control": "ipc:///tmp/x", "record": "f"}, "--mars-record is for the control process that this server starts"),
+        ({"control": "off", "record": "f"}, "--mars-record needs the stream that --mars-control off turns off"),
+        ({"sidecar": "yes"}, "--mars-sidecar is 'yes'; accepted: on, off"),
+        ({"recognise": "yes"}, "--mars-recognise is 'yes'; accepted: on, off"),
+        ({"identity": "/nonexistent.toml"}, "--mars-identity '/nonexistent.toml' is not a file"),
+    ],
+)
+def test_refused_stream_flags_say_what_is_accepted(given, message):
+    with pytest.raises(ConfigError, match=message):
+        with_options(MarsConfig("mars", "mars"), options(**given), auto)

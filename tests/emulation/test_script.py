@@ -171,7 +171,7 @@ def test_dictated_text_of_the_request_wins(server):
     ("path", "body"),
     [
         ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "[[script: x]]"}]}),
-        ("/v1/chat/completions", {"model": "m", "stream": True, "messages": [{"role": "user", "content": "[[script: x]]"}]}),
+        ("/v1/chat/completions", {"stream": True, "messages": [{"role": "user", "content": "[[script: x]]"}]}),
         ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "[[script: x]]"}]}),
         ("/generate", {"text": "[[script: x]]"}),
     ],
