@@ -28,7 +28,7 @@ from eval.replay.filler import Filler, SharedText
 from eval.replay.ruler import Ruler
 from eval.workload import Program, WorkloadError, load
 from mars_sglang.core import continuation, prompt
-from mars_sglang.core.continuation import FIRST, Continuations
+from mars_sglang.core.continuation import FIRST, Continuations, Match
 from mars_sglang.core.prompt import answer_of, prompt_of
 
 #: Makes a prompt of 100K tokens 400 KB long, as code and prose are; the filler has 6 characters a word.
@@ -37,6 +37,9 @@ WORD_TOKENS = 1.5
 SHORT_WORD_TOKENS = 64.0
 #: Prompts per workload whose tokenization is timed.
 TOKENIZED = 40
+
+UNKNOWN = Match("", FIRST, 0)
+"""A text too short to be looked up."""
 
 Body = Callable[[bytes], dict]
 """From a JSON list of messages to the body of a request."""
@@ -51,6 +54,10 @@ def text_body(messages: bytes) -> dict:
     listed = msgspec.json.decode(messages)
     turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in listed]
     return {"text": "".join(turns) + "<|im_start|>assistant\n"}
+
+
+State = tuple[int, int] | None
+"""Length and hash of a prompt with its answer; None before the first."""
 
 
 @dataclass
@@ -86,43 +93,46 @@ class Agent:
         self._talk = Conversation(program, 0, Ruler(per_word=word_tokens), shared)
         self._words = word_tokens
         self._body = body
-        self.state: tuple[int, int] | None = None
-        """Length and hash of its last prompt with the answer."""
+        self.state: State = None
 
-    def turns(self, known: Continuations, used: dict[str, Agent], outcome: Outcome) -> Iterator[None]:
+    def turns(self, known: Continuations, used: dict[str, tuple[Agent, State]], outcome: Outcome) -> Iterator[None]:
         """One turn after the other. Pauses after each step, for other agents to take theirs.
 
         Args:
-            used: the agent that used a program last.
+            used: by program, the agent that used it last and where its history ended then.
         """
         for number, turn in enumerate(self._program.turns):
             asked = self._talk.ask(turn)
             body = self._body(asked.messages)
             began = time.perf_counter()
             asking = prompt_of(body)
-            match = known.begin("", asking)
+            match = known.begin("", asking) if asking else UNKNOWN
             took = time.perf_counter() - began
             self._count(outcome, number, asked.messages, match, used)
-            used[match.program] = self
+            used[match.program] = (self, self.state)
             yield
             writer = self.name if number >= self._parts_at else "any"
             text = Filler(number, f"{self._program.id} {writer}").words(max(1, int(turn.out_tokens / self._words)))
             answer = text.decode()
             self._talk.answered(answer, round(asked.expected_tokens), turn.out_tokens)
             began = time.perf_counter()
-            known.ended(match.program, asking, answer_of(answer))
+            if asking:
+                known.ended(match.program, asking, answer_of(answer))
             outcome.request_s.append(took + time.perf_counter() - began)
             outcome.characters.append(len(asked.messages))
             whole = asked.messages[:-1] + b',{"role":"assistant","content":' + json.dumps(answer).encode() + b"}"
             self.state = (len(whole), hash(whole))
+            used[match.program] = (self, self.state)
             yield
 
-    def _count(self, outcome: Outcome, number: int, messages: bytes, match, used: dict[str, Agent]) -> None:
+    def _count(
+        self, outcome: Outcome, number: int, messages: bytes, match: Match, used: dict[str, tuple[Agent, State]]
+    ) -> None:
         outcome.turns += 1
         recognised = match.how != FIRST
         if recognised:
-            last = used[match.program]
-            outcome.wrong += last is not self and last.state != self.state
+            agent, state = used[match.program]
+            outcome.wrong += agent is not self and state != self.state
         if number == 0:
             outcome.first += not recognised
         elif hash(messages[: self.state[0]]) == self.state[1]:
@@ -135,7 +145,7 @@ class Agent:
 
 def play(agents: Iterable[Agent], known: Continuations, outcome: Outcome, rng: random.Random) -> None:
     """The steps of all agents, in a random order."""
-    used: dict[str, Agent] = {}
+    used: dict[str, tuple[Agent, State]] = {}
     going = [agent.turns(known, used, outcome) for agent in agents]
     while going:
         index = rng.randrange(len(going))
@@ -187,26 +197,31 @@ def share_of_tokenizing(programs: list[Program], seed: int = 0) -> tuple[float, 
     from tokenizers import Tokenizer
 
     from eval import defaults
-    from mars_sglang.emulation.launch import load_profile
     from mars_sglang.emulation.model_folder import model_folder
+    from mars_sglang.emulation.profiles import load_profile
 
     tokenizer = Tokenizer.from_file(str(model_folder(load_profile(defaults.PROFILE)) / "tokenizer.json"))
     rng, shared, ours_s, theirs_s = random.Random(seed), SharedText(), 0.0, 0.0
-    for program in rng.sample(programs, min(TOKENIZED, len(programs))):
+    sample = rng.sample(programs, min(TOKENIZED, len(programs)))
+    for program in sample:
         known = Continuations()
         stop = rng.randrange(len(program.turns))
         outcome = Outcome()
-        agent = Agent("a", program.cut(stop + 1), 0, shared, WORD_TOKENS, chat_body)
         bodies: list[dict] = []
-        agent._body = lambda messages, bodies=bodies: bodies.append(chat_body(messages)) or bodies[-1]
+
+        def body(messages: bytes, bodies: list[dict] = bodies) -> dict:
+            bodies[:] = [chat_body(messages)]
+            return bodies[0]
+
+        agent = Agent("a", program.cut(stop + 1), 0, shared, WORD_TOKENS, body)
         for _ in agent.turns(known, {}, outcome):
-            del bodies[:-1]
-        text = "".join(message["content"] for message in bodies[-1]["messages"])
+            pass
+        text = "".join(message["content"] for message in bodies[0]["messages"])
         began = time.perf_counter()
         tokenizer.encode(text)
         theirs_s += time.perf_counter() - began
         ours_s += outcome.request_s[-1]
-    return ours_s / TOKENIZED, theirs_s / TOKENIZED
+    return ours_s / len(sample), theirs_s / len(sample)
 
 
 def main(argv: list[str] | None = None) -> int:

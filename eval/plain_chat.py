@@ -41,11 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _measure(options: argparse.Namespace, policies: list[str]) -> int:
-    servers = {
-        policy: ["--profile", options.profile, "--speed", str(options.speed), "--scheduler-policy", policy]
-        + ["--stream-interval", "16"]
-        for policy in policies
-    }
+    common = ["--profile", options.profile, "--speed", str(options.speed), "--stream-interval", "16"]
+    servers = {policy: [*common, "--scheduler-policy", policy] for policy in policies}
 
     async def measure(url: str, pair: int) -> float:
         return _bench_serving(url, options, pair)

@@ -16,6 +16,8 @@ from mars_sglang.core.prompt import Answer, End, Prompt
 MAX_PROGRAMS = 4096
 #: Marks remembered of all programs: about 60 MB at 120 bytes each.
 MAX_MARKS_IN_ALL = 500_000
+#: Of a program, the last turns from which it is known to have gone on, two each.
+MAX_PASSED = 256
 #: Responses of a program that a client may refer to by id.
 MAX_RESPONSES = 8
 
@@ -52,7 +54,12 @@ class _Program:
     failed: End | None = None
     said: int | None = None
     marks: array = field(default_factory=lambda: array("q"))
+    passed: list[End] = field(default_factory=list)
+    """Where its earlier prompts, and the turns that they continued, ended."""
     responses: list[str] = field(default_factory=list)
+
+    def size(self) -> int:
+        return len(self.marks) + len(self.passed)
 
 
 class _Ends:
@@ -105,6 +112,8 @@ class _Group:
         self.failed = _Ends()
         self.said: dict[int, list[_Program]] = {}
         self.owners: dict[int, int] = {}
+        """By mark, how many programs have it in their latest prompt, and the sum of their serials."""
+        self.passed: dict[End, int] = {}
         self.responses: dict[str, _Program] = {}
 
     def find(self, prompt: Prompt) -> tuple[_Program, str] | None:
@@ -114,7 +123,7 @@ class _Group:
         if failed := self.failed.at(prompt.end):
             return failed[0], RETRY
         if ended := self.ended.continued(prompt, prompt.turns_end):
-            return ended[0], ANSWER
+            return None if self._rolled_back(prompt, ended[0]) else (ended[0], ANSWER)
         candidates = {program.serial: program for program in self.asked.continued(prompt, prompt.prompts_end)}
         candidates |= {program.serial: program for program in self.said.get(prompt.said, ())}
         for depth in range(len(prompt.marks), 0, -1):
@@ -125,13 +134,54 @@ class _Group:
                 owner = self.programs[owners & ((1 << _OWNERS) - 1)]
                 if depth > owner.beginning:
                     candidates[owner.serial] = owner
-            elif depth == len(prompt.marks):
-                return None  # several have been exactly here; any of them may have come back to it
+            elif prompt.marks[depth - 1] == prompt.spoken:
+                return None  # several went on from exactly here; any of them may have come back
             break
         if len(candidates) != 1:
             return None
         (program,) = candidates.values()
-        return None if program.in_flight else (program, HISTORY)
+        if program.in_flight or prompt.end in self.passed or self._has_twin(program):
+            return None
+        return program, HISTORY
+
+    def _has_twin(self, program: _Program) -> bool:
+        """One of two programs has sent the other's latest prompt: rewritten histories of these are alike."""
+        return self._by_others(self.passed, program.asked, program) or any(
+            other is not program for end in program.passed for other in self.asked.at(end)
+        )
+
+    def _rolled_back(self, prompt: Prompt, program: _Program) -> bool:
+        """Another program has gone on from here already, but not with this prompt: it may have come back to do so.
+
+        Where it went on with this very prompt, ``program`` merely lags behind one like it.
+        """
+        if self._by_others(self.passed, prompt.end, program):
+            return False
+        return prompt.spoken in self.owners or self._by_others(self.passed, program.ended, program)
+
+    @staticmethod
+    def _by_others(passed: dict[End, int], end: End, program: _Program) -> bool:
+        return end in passed and passed[end] > program.passed.count(end)
+
+    def go_on(self, program: _Program, prompt: Prompt) -> None:
+        """The program asks: notes what it went on from, and with what."""
+        for end in (program.ended, prompt.end):
+            if end is not None:
+                program.passed.append(end)
+                self.passed[end] = self.passed.get(end, 0) + 1
+        self._forget_passed(program, len(program.passed) - MAX_PASSED)
+        self.settle(program)
+        self.asked.discard(program.asked, program)
+        program.asked = prompt.end
+        self.asked.add(prompt.end, program)
+        self.own(program, prompt.marks)
+
+    def _forget_passed(self, program: _Program, number: int) -> None:
+        for end in program.passed[: max(0, number)]:
+            self.passed[end] -= 1
+            if not self.passed[end]:
+                del self.passed[end]
+        del program.passed[: max(0, number)]
 
     def own(self, program: _Program, marks: Sequence[int]) -> None:
         old = program.marks
@@ -166,6 +216,7 @@ class _Group:
         self.settle(program)
         self.asked.discard(program.asked, program)
         self._disown(program, program.marks)
+        self._forget_passed(program, len(program.passed))
         for response in program.responses:
             self.responses.pop(response, None)
         del self.programs[program.serial]
@@ -210,13 +261,9 @@ class Continuations:
         program, how = within.find(prompt) or (self._new(group, within, prompt), FIRST)
         self._programs.move_to_end(program.id)
         program.ended_before = program.ended or program.ended_before
-        within.settle(program)
-        within.asked.discard(program.asked, program)
-        program.asked = prompt.end
-        within.asked.add(prompt.end, program)
-        self._marks -= len(program.marks)
-        within.own(program, prompt.marks)
-        self._marks += len(program.marks)
+        self._marks -= program.size()
+        within.go_on(program, prompt)
+        self._marks += program.size()
         program.in_flight += 1
         match = Match(program.id, how, program.turns)
         while len(self._programs) > self._max_programs or (self._marks > self._max_marks and len(self._programs) > 1):
@@ -275,8 +322,9 @@ class Continuations:
         if known is None:
             return
         within = self._groups[known.group]
+        size = known.size()
         within.remove(known)
-        self._marks -= len(known.marks)
+        self._marks -= size
         if not within.programs:
             del self._groups[known.group]
 

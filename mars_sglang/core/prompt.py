@@ -33,11 +33,13 @@ _INSTRUCTIONS = frozenset({"system", "developer"})
 
 
 class Answer(NamedTuple):
-    """What the model said in a turn, in the form in which it is compared with what a client sends back."""
+    """What the model said in a turn."""
 
     text: str
-    tools: tuple[tuple[str, str], ...] = ()
-    """Name and canonical arguments of each tool call, in order."""
+    """As it was sent to the client."""
+    spoken: tuple[str, tuple[tuple[str, str], ...]]
+    """What is compared with a message that a client sends back: the text without thoughts and blanks
+    around it, and name and canonical arguments of each tool call."""
 
 
 class End(NamedTuple):
@@ -62,6 +64,8 @@ class Prompt:
     """Leading marks that say nothing when a program's first prompt has them."""
     opening: int | None = None
     """Mark after the first message that is no instruction: the task. None for a text."""
+    spoken: int | None = None
+    """Mark after the last answer in it, as the client sends that. None for a text."""
     said: int | None = None
     """Mark of the last answer in it, for this opening."""
     follows: str | None = None
@@ -73,11 +77,11 @@ class Prompt:
 
     def with_answer(self, answer: Answer) -> End | None:
         """Where the turn ends; None where that cannot be told."""
-        return End(hash((self.end.mark, answer)))
+        return End(hash((self.end.mark, answer.spoken)))
 
     def with_said(self, answer: Answer) -> int | None:
         """:attr:`said` of a prompt that opens as this one does and whose last answer is ``answer``."""
-        return None if self.opening is None else hash((self.opening, answer))
+        return None if self.opening is None else hash((self.opening, answer.spoken))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,10 +114,12 @@ def answer_of(text: str | None, tool_calls: Iterable[tuple[str, Any]] = ()) -> A
     """An answer as a client will send it back.
 
     Args:
-        text: what the client got as content, without thoughts and tool calls.
+        text: what the client got: the content of a message, without tool calls, or the whole text
+            where the prompt was text too.
         tool_calls: name and arguments of each call, the arguments as JSON text or as an object.
     """
-    return Answer(_spoken(text or ""), tuple((name, _canonical(arguments)) for name, arguments in tool_calls))
+    text = text or ""
+    return Answer(text, (_spoken(text), tuple((name, _canonical(arguments)) for name, arguments in tool_calls)))
 
 
 def prompt_of(body: Mapping[str, Any]) -> Prompt | None:
@@ -173,11 +179,12 @@ def _chat(messages: Sequence[Mapping[str, Any]], follows: str | None = None) -> 
     answer = _answer(last)
     return Prompt(
         End(mark),
-        turns_end=(hash((before, answer)),),
+        turns_end=(hash((before, answer.spoken)),),
         prompts_end=(before,),
         marks=marks[:MAX_MARKS],
         opening=opening,
-        said=hash((opening, answer)),
+        spoken=marks[-1],
+        said=hash((opening, answer.spoken)),
     )
 
 

@@ -51,6 +51,8 @@ class Identity:
     expected_output_tokens: int | None = None
     priority: int | None = None
     """A higher number is more urgent."""
+    gated: bool = True
+    """Whether it is scheduled as a program's; a first turn that may be of a mere chat is not."""
 
 
 def identify(body: Mapping[str, Any], headers: Mapping[str, str], sources: Sources | None = None) -> Identity:

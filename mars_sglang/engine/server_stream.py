@@ -66,6 +66,7 @@ class ServerStream:
             recognised_by=identity.recognised_by,
             parent=identity.parent,
             tool=identity.tool,
+            gated=identity.gated,
         )
 
     def ended(

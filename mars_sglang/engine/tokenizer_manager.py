@@ -14,7 +14,7 @@ from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
 from mars_sglang.config import MarsConfig
 from mars_sglang.engine.seams import SeamError
-from mars_sglang.engine.server_turns import ServerTurns
+from mars_sglang.engine.server_turns import HostSettings, ServerTurns
 from mars_sglang.engine.state_page import add_routes
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,13 @@ class MarsTokenizerManager(TokenizerManager):
         super().__init__(*args, **kwargs)
         config = MarsConfig.from_env()
         if config is not None:
-            self.mars_turns = ServerTurns(
-                config,
+            host = HostSettings(
                 tool_call_parser=self.server_args.tool_call_parser,
                 reasoning_parser=self.server_args.reasoning_parser,
                 incremental=self.incremental_streaming_output,
+                priorities=self.server_args.enable_priority_scheduling,
             )
+            self.mars_turns = ServerTurns(config, host)
 
     async def generate_request(self, obj, request=None):
         # aclosing: a client that goes away closes this generator, and SGLang's own clean-up
@@ -55,8 +56,7 @@ class MarsTokenizerManager(TokenizerManager):
         if obj.session_id:
             body = {"session_id": obj.session_id, **body}
         headers = request.headers if request is not None else {}
-        path = request.url.path if hasattr(request, "url") else ""
-        turn = turns.arrive(obj, body, headers, path)
+        turn = turns.arrive(obj, body, headers)
         try:
             watched = request is not None and not obj.background
             await turns.admit(turn, request.is_disconnected if watched else None)
@@ -64,7 +64,7 @@ class MarsTokenizerManager(TokenizerManager):
             turns.mark(obj, turn)
             async with aclosing(super().generate_request(obj, request)) as responses:
                 async for response in responses:
-                    turn.hear(response)
+                    await turns.hear(turn, response)
                     yield response
         except BaseException as failure:
             turn.failure = failure

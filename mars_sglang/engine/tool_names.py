@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sglang.srt.entrypoints.openai.protocol import Function, Tool
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: Calls reported of one turn. Parallel calls beyond it are rare and change no prediction.
 MAX_TOOLS = 16
-#: Text looked at from its end: calls end a turn.
+#: A longer answer is not parsed; only its end is looked at for a command block.
 MAX_CHARACTERS = 200_000
 #: What a fenced command block is called as a tool.
 SHELL = "shell"
@@ -35,13 +35,24 @@ _POSSIBLE_NAME = re.compile(r"[\"'=>:.\[\](|｜\n]\s*([A-Za-z_][\w.-]{0,63})")
 _MAX_POSSIBLE_NAMES = 1000
 
 
-def tools_called(
+class ParsedAnswer(NamedTuple):
+    """A finished answer, taken apart as SGLang does for its client."""
+
+    content: str
+    """What the client gets as text: without thoughts, and without calls where it offered tools."""
+    calls: tuple[tuple[str, Any], ...]
+    """Name and arguments of each call that the client gets as one."""
+    tools: tuple[ToolUse, ...]
+    """What the model asked for, whether as calls or in words."""
+
+
+def parse_answer(
     text: str,
     tools: Sequence[Any] | None = None,
     tool_call_parser: str | None = None,
     reasoning_parser: str | None = None,
-) -> tuple[ToolUse, ...]:
-    """The tools that a finished answer asks for, in its order.
+) -> ParsedAnswer:
+    """The tools that a finished answer asks for, in its order, and what is left of it.
 
     Args:
         text: the whole answer.
@@ -51,16 +62,22 @@ def tools_called(
             ``tool_choice: required`` gives) and a fenced command block are recognised.
         reasoning_parser: SGLang's ``--reasoning-parser``; a call thought about is not a call.
     """
-    text = text[-MAX_CHARACTERS:]
+    if len(text) > MAX_CHARACTERS:
+        return ParsedAnswer(text, (), _block(text[-MAX_CHARACTERS:]))
     try:
         answer = _without_reasoning(text, reasoning_parser)
-        found = _parsed(answer, _as_tools(tools, answer), tool_call_parser) or _json_calls(answer)
+        rest, found = _parsed(answer, _as_tools(tools, answer), tool_call_parser)
+        if not found and (found := _json_calls(answer)):
+            rest = ""
     except Exception as error:
         # A parser that fails on a model's text must cost no more than the name.
         logger.debug("mars-sglang: no tool names from an answer: %r", error)
-        answer, found = text, []
-    if found:
-        return tuple(_use(name, arguments) for name, arguments in found[:MAX_TOOLS])
+        answer, rest, found = text, text, []
+    uses = tuple(_use(name, arguments) for name, arguments in found[:MAX_TOOLS]) or _block(answer)
+    return ParsedAnswer(rest, tuple(found), uses) if tools else ParsedAnswer(answer, (), uses)
+
+
+def _block(answer: str) -> tuple[ToolUse, ...]:
     block = fenced_command(answer)
     return (ToolUse(SHELL, command_word(block)),) if block else ()
 
@@ -73,14 +90,15 @@ def _without_reasoning(text: str, reasoning_parser: str | None) -> str:
     return answer or ""
 
 
-def _parsed(text: str, tools: list[Tool], tool_call_parser: str | None) -> list[tuple[str, Any]]:
+def _parsed(text: str, tools: list[Tool], tool_call_parser: str | None) -> tuple[str, list[tuple[str, Any]]]:
+    """What is left of the text, and its calls."""
     if not tool_call_parser or not text:
-        return []
+        return text, []
     parser = FunctionCallParser(tools, tool_call_parser)
     if not parser.has_tool_call(text):
-        return []
-    _, calls = parser.parse_non_stream(text)
-    return [(call.name, call.parameters) for call in calls if call.name]
+        return text, []
+    rest, calls = parser.parse_non_stream(text)
+    return rest or "", [(call.name, call.parameters) for call in calls if call.name]
 
 
 def _json_calls(text: str) -> list[tuple[str, Any]]:

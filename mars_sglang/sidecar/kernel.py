@@ -27,13 +27,9 @@ def number(text: str) -> int | None:
 
 
 def keyed(text: str) -> dict[str, int]:
-    """``name value`` or ``name: value kB`` lines, as in ``cpu.stat`` and ``/proc/meminfo``; units are dropped."""
-    found = {}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[1].isdigit():
-            found[words[0].rstrip(":")] = int(words[1])
-    return found
+    """``name value`` lines, as in ``cpu.stat``."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
 def core_list(text: str) -> frozenset[int]:
@@ -100,6 +96,15 @@ def memory_limit(text: str) -> int | None:
     """Bytes, from ``memory.max`` or ``memory.limit_in_bytes``; None without a limit."""
     limit = number(text)
     return limit if limit is not None and 0 <= limit < _NO_LIMIT_BYTES else None
+
+
+def host_memory(meminfo: str) -> tuple[int, int] | None:
+    """Bytes in use and bytes in all, from ``/proc/meminfo``. What can be freed at once is not in use."""
+    total = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    available = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    if total is None or available is None:
+        return None
+    return (int(total[1]) - int(available[1])) * 1024, int(total[1]) * 1024
 
 
 def cgroup_paths(text: str) -> dict[str, str]:

@@ -1,16 +1,15 @@
 """How busy this host is, as the kernel tells it."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mars_sglang.sidecar import kernel
 from mars_sglang.sidecar.cgroup import Cgroup, Cgroups
 from mars_sglang.sidecar.kernel_file import KernelFile
 
 
-@dataclass(frozen=True, slots=True)
-class HostLoad:
+class HostLoad(NamedTuple):
     """The kernel's part of :class:`mars_sglang.stream.events.ExecutorLoad`, by the same names."""
 
     cores: float
@@ -90,11 +89,7 @@ class LoadReader:
             current, limit = (file.read() for file in self._memory)
             if (bound := kernel.memory_limit(limit)) is not None:
                 return kernel.number(current), bound
-        found = kernel.keyed(self._meminfo.read())
-        total, available = found.get("MemTotal"), found.get("MemAvailable")
-        if total is None or available is None:
-            return None, None
-        return (total - available) * 1024, total * 1024
+        return kernel.host_memory(self._meminfo.read()) or (None, None)
 
 
 class _CpuFiles:

@@ -54,6 +54,8 @@ class TurnSubmitted(Event, tag="turn_submitted", frozen=True, kw_only=True, omit
     """The program that started this one as a sub-agent."""
     tool: Name | None = None
     """The tool whose result this turn brings, where the client says so."""
+    gated: bool = True
+    """Whether it is scheduled as its program's. The first turn of what may be a mere chat is served as one."""
 
 
 class FirstToken(Event, tag="first_token", frozen=True, kw_only=True, omit_defaults=True):

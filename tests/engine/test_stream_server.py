@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("sglang")
 
-from mars_sglang.stream.events import (  # noqa: E402
+from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
     Event,
@@ -27,9 +27,9 @@ from mars_sglang.stream.events import (  # noqa: E402
     TurnEnded,
     TurnSubmitted,
 )
-from mars_sglang.stream.publisher import Publisher  # noqa: E402
-from mars_sglang.stream.subscriber import Subscriber  # noqa: E402
-from tests.serving import emulated_server  # noqa: E402
+from mars_sglang.stream.publisher import Publisher
+from mars_sglang.stream.subscriber import Subscriber
+from tests.serving import emulated_server
 
 pytestmark = pytest.mark.server
 
@@ -176,6 +176,55 @@ def test_tools_called_on_the_generate_endpoint(server, heard, stream):
 def test_a_command_block_counts_where_an_agent_has_no_tool_calls(server, heard):
     chat(server, "block", "THOUGHT: look\n\n```bash\nls -la\n```")
     assert heard.turn_ended("block").tools == (ToolUse("shell", "ls"),)
+
+
+def conversation(server, task, answers, tools=None):
+    """A client that sends no id: each prompt is the last one, its answer, and a result."""
+    messages = [{"role": "user", "content": task}]
+    for i, text in enumerate(answers):
+        body = {"messages": messages, "max_tokens": 400, "custom_params": {"emulate_text": text}}
+        if tools:
+            body["tools"] = tools
+        answer = json.loads(post(server, "/v1/chat/completions", {"model": "m", **body}))["choices"][0]["message"]
+        calls = answer.get("tool_calls")
+        messages.append({"role": "assistant", "content": answer["content"]} | ({"tool_calls": calls} if calls else {}))
+        role = {"role": "tool", "tool_call_id": calls[0]["id"]} if calls else {"role": "user"}
+        messages.append({**role, "content": f"result {i}"})
+
+
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": FUNCTION}]], ids=["blocks", "calls"])
+def test_a_program_without_an_id_is_recognised_by_what_it_continues(server, heard, tools):
+    def answers(name):
+        if tools is None:
+            return [f"{name} {i}\n```bash\nls {i}\n```" for i in range(4)]
+        return [CALL.replace("pytest -q", f"pytest {name} {i}") for i in range(4)]
+
+    task = f"The same beginning, {'with tools' if tools else 'with blocks'}."
+    agents = [threading.Thread(target=conversation, args=(server, task, answers(name), tools)) for name in "ab"]
+    for agent in agents:
+        agent.start()
+    for agent in agents:
+        agent.join()
+    heard.until(lambda: len(heard.of(TurnEnded)) == 8)
+    submitted = heard.of(TurnSubmitted)
+    by_program = {}
+    for event in submitted:
+        by_program.setdefault(event.program, []).append(event)
+    assert [len(turns) for turns in by_program.values()] == [4, 4]
+    for turns in by_program.values():
+        assert [turn.number for turn in turns] == [0, 1, 2, 3]
+        assert all(turn.recognised_by == "continuation" for turn in turns)
+        assert [turn.gated for turn in turns] == [tools is not None, True, True, True]
+
+
+def test_a_chat_that_is_never_continued_is_served_as_sglang_would(server, heard):
+    before = server.state()["mars"]["programs"]
+    post(
+        server, "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    )
+    heard.until(lambda: heard.of(TurnEnded))
+    assert not heard.of(TurnSubmitted)[0].gated and not heard.of(AdmissionTicket)
+    assert server.state()["mars"]["programs"] == before
 
 
 def test_the_last_turn_ends_its_program_and_releases_its_memory(server, heard):

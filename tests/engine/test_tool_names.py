@@ -4,13 +4,17 @@ import pytest
 
 pytest.importorskip("sglang")
 
-from mars_sglang.engine.tool_names import MAX_TOOLS, tools_called  # noqa: E402
-from mars_sglang.stream.events import ToolUse  # noqa: E402
+from mars_sglang.engine.tool_names import MAX_CHARACTERS, MAX_TOOLS, parse_answer
+from mars_sglang.stream.events import ToolUse
 
 CHAT = [{"type": "function", "function": {"name": "terminal", "parameters": {}}}]
 RESPONSES = [{"type": "function", "name": "terminal", "parameters": {}}]
 ANTHROPIC = [{"name": "terminal", "input_schema": {}}]
 QWEN = 'I look.\n<tool_call>\n{"name": "terminal", "arguments": {"command": "cd /r && pytest -q"}}\n</tool_call>'
+
+
+def tools_called(*args) -> tuple[ToolUse, ...]:
+    return parse_answer(*args).tools
 
 
 @pytest.mark.parametrize("tools", [CHAT, RESPONSES, ANTHROPIC, None], ids=["chat", "responses", "anthropic", "none"])
@@ -65,3 +69,19 @@ def test_no_call(text):
 
 def test_their_number_is_bounded():
     assert len(tools_called(QWEN * 40, CHAT, "qwen")) == MAX_TOOLS
+
+
+def test_what_the_client_gets_is_left():
+    parsed = parse_answer(QWEN, CHAT, "qwen")
+    assert parsed.content.strip() == "I look."
+    assert [name for name, _ in parsed.calls] == ["terminal"]
+    assert parse_answer(f"<think>hm</think>{QWEN}", None, "qwen", "qwen3") == (
+        QWEN,
+        (),
+        (ToolUse("terminal", "pytest"),),
+    )
+
+
+def test_a_very_long_answer_is_not_parsed_but_its_command_block_counts():
+    text = "x" * MAX_CHARACTERS + "\n```bash\nmake\n```"
+    assert parse_answer(text, CHAT, "qwen") == (text, (), (ToolUse("shell", "make"),))

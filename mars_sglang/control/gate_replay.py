@@ -1,0 +1,94 @@
+"""A server's admission gate once more, from what that server said on the stream."""
+
+from typing import NamedTuple
+
+from mars_sglang.core.gate import Gate, GateDecision
+from mars_sglang.core.policy import admission_policy
+from mars_sglang.stream.events import AdmissionTicket, AdmissionWindow, Event, TurnEnded, TurnSubmitted
+
+
+class Answers(NamedTuple):
+    """What one run of a decider said, live and replayed. Without the sender's name and numbers."""
+
+    recorded: tuple[Event, ...]
+    replayed: tuple[Event, ...]
+
+
+class GateReplay:
+    """The gate of one server process.
+
+    A server says everything that it tells its gate, in order: a submitted turn, an ended one,
+    a program that gave up its place (``released``). A window is one run of the policy, behind
+    the tickets that it gave. All other events say nothing about the gate.
+    """
+
+    def __init__(self):
+        self._gate: Gate | None = None
+        self._submitted: dict[str | None, TurnSubmitted] = {}
+        """Turns under way before the first window, which tells policy and capacity."""
+        self._tickets: list[AdmissionTicket] = []
+
+    def hear(self, event: Event) -> Answers | None:
+        """Take in the server's next event; both answers where it is, or ends, a decision.
+
+        Raises:
+            ValueError: a window of a policy that is not known here, or without a capacity.
+        """
+        match event:
+            case TurnSubmitted():
+                self._submit(event)
+            case TurnEnded():
+                self._finish(event)
+            case AdmissionTicket(decision="released"):
+                gave_up = self._gate is not None and self._gate.end(event.program)
+                return Answers((event,), (event,) if gave_up else ())
+            case AdmissionTicket():
+                self._tickets.append(event)
+            case AdmissionWindow():
+                recorded, self._tickets = (*self._tickets, event), []
+                return Answers(recorded, self._decide(event))
+        return None
+
+    def _submit(self, event: TurnSubmitted) -> None:
+        if self._gate is None:
+            self._submitted[event.turn] = event
+        else:
+            self._gate.submit(event.program, event.turn, event.prompt_tokens, event.time_s)
+
+    def _finish(self, event: TurnEnded) -> None:
+        if self._gate is None:
+            # No turn of a program has passed a gate that has not decided yet.
+            self._submitted.pop(event.turn, None)
+            return
+        context_tokens = event.prompt_tokens + event.output_tokens or None
+        self._gate.finish(event.program, event.turn, event.time_s, context_tokens, event.last)
+
+    def _decide(self, window: AdmissionWindow) -> tuple[Event, ...]:
+        if self._gate is None:
+            self._gate = Gate(admission_policy(window.policy), window.capacity_tokens)
+            for event in self._submitted.values():
+                self._submit(event)
+            self._submitted.clear()
+        decision = self._gate.decide(window.time_s)
+        return () if decision is None else decided(self._gate, decision, window.time_s)
+
+
+def decided(gate: Gate, decision: GateDecision, now_s: float) -> tuple[AdmissionTicket | AdmissionWindow, ...]:
+    """What a server says of one run of its gate's policy, right after it and in this order."""
+    tickets = [AdmissionTicket(time_s=now_s, program=program, decision="paused") for program in decision.paused]
+    for program, waited_s in decision.admitted:
+        known = gate.programs.get(program)
+        kind = "resumed" if known is not None and known.turns else "admitted"
+        tickets.append(AdmissionTicket(time_s=now_s, program=program, decision=kind, waited_s=waited_s))
+    counts = gate.snapshot()
+    window = AdmissionWindow(
+        time_s=now_s,
+        policy=gate.policy.name,
+        admitted=counts.admitted,
+        waiting=counts.waiting,
+        paused=counts.paused,
+        footprint_tokens=counts.footprint_tokens,
+        anonymous_tokens=counts.anonymous_tokens,
+        capacity_tokens=counts.capacity_tokens,
+    )
+    return (*tickets, window)
