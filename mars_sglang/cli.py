@@ -1,13 +1,18 @@
 """``mars-sglang``: one subcommand per thing a person does from a shell."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 _USAGE = """usage: mars-sglang COMMAND [arguments]
 
 commands:
   emulate   start the real SGLang server with the timing of a GPU that is not there
   doctor    check that this SGLang has everything that MARS needs, without a server
+  exec      run a command as a tool call of a program: start, end and exit code go to the stream
+  replay    decide again what a recorded stream decided, and compare
+  timeline  write a recorded stream as a trace for Perfetto or Chrome
+  keys      make CURVE keys for a stream over TCP
 
 mars-sglang COMMAND --help tells more. A server on a GPU needs no command of ours:
   python -m sglang.launch_server --model-path MODEL --scheduler-policy mars
@@ -29,22 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"mars-sglang: error: unknown command {arguments[0]!r}; known: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    return command(arguments[1:])
+    return importlib.import_module(command).main(arguments[1:])
 
 
-def _emulate(argv: Sequence[str]) -> int:
-    from mars_sglang.emulation.launch import main as emulate
-
-    return emulate(argv)
-
-
-def _doctor(argv: Sequence[str]) -> int:
-    from mars_sglang.engine.doctor import main as doctor
-
-    return doctor(argv)
-
-
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"emulate": _emulate, "doctor": _doctor}
+#: Where the ``main`` of each command is. Imported when it is asked for: emulating takes seconds
+#: to import, and ``exec`` stands before every tool call.
+_COMMANDS = {
+    "emulate": "mars_sglang.emulation.launch",
+    "doctor": "mars_sglang.engine.doctor",
+    "exec": "mars_sglang.tools.exec",
+    "replay": "mars_sglang.control.replay",
+    "timeline": "mars_sglang.stream.timeline",
+    "keys": "mars_sglang.stream.keys",
+}
 
 if __name__ == "__main__":
     sys.exit(main())

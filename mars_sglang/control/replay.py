@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from mars_sglang import __version__
 from mars_sglang.control.gate_replay import Answers, GateReplay
 from mars_sglang.control.sequencer import Consumer, Sequencer
 from mars_sglang.control.state import STALE_S
-from mars_sglang.stream.codec import Malformed, decode_envelope, encode
+from mars_sglang.stream.codec import Malformed, decode_envelope, kind_of
 from mars_sglang.stream.events import Event, Heartbeat, SourceStopped
 from mars_sglang.stream.recording import Recorded, Recording, RecordingError, Session
 
@@ -32,7 +32,7 @@ Consumers = Callable[[Session], Sequence[Consumer]]
 
 
 class Decision(NamedTuple):
-    """One run of a decider, as recorded and as replayed. Events carry neither source nor its numbers."""
+    """One run of a decider, as recorded and as replayed."""
 
     decider: str
     """The process that decided."""
@@ -44,8 +44,8 @@ class Decision(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether both sides are the same bytes."""
-        return [encode(event) for event in self.recorded] == [encode(event) for event in self.replayed]
+        """Whether both sides are the same bytes, but for the sender's name and number."""
+        return [_bytes(event) for event in self.recorded] == [_bytes(event) for event in self.replayed]
 
 
 class Replay:
@@ -151,7 +151,7 @@ class _ControlReplay:
             return
         event = record.event
         if event.source == self._source and not isinstance(event, Heartbeat):
-            self._recorded.append(_bare(event))
+            self._recorded.append(event)
             return
         yield from self._compare()
         self._cause = record
@@ -159,7 +159,7 @@ class _ControlReplay:
             said = self._order.tick(record.at_s, event.resend, event.counters)
         else:
             said = self._order.order(event, record.payload, record.at_s)
-        self._recorded, self._replayed = [], [_bare(message.event) for message in said[1:]]
+        self._recorded, self._replayed = [], [message.event for message in said[1:]]
 
     def end(self) -> Iterator[Decision]:
         """No more is known of this run, whose last answers may not have reached the file."""
@@ -173,12 +173,18 @@ class _ControlReplay:
 
 
 def _decision(decider: str, record: Recorded, answers: Answers) -> Decision:
-    recorded = tuple(_bare(event) for event in answers.recorded)
-    return Decision(decider, record.seq, record.at_s, recorded, tuple(_bare(event) for event in answers.replayed))
+    return Decision(decider, record.seq, record.at_s, answers.recorded, answers.replayed)
 
 
-def _bare(event: Event) -> Event:
-    return msgspec.structs.replace(event, source="", source_seq=0)
+def _plain(event: Event) -> dict[str, Any]:
+    # Every field: whether a message leaves one out at its default depends on who made it.
+    fields = msgspec.structs.asdict(event)
+    del fields["source"], fields["source_seq"]
+    return {"kind": kind_of(event), **fields}
+
+
+def _bytes(event: Event) -> bytes:
+    return msgspec.msgpack.encode(_plain(event))
 
 
 def _where(record: Recorded) -> str:
@@ -216,7 +222,7 @@ def main(argv: Sequence[str] | None = None, consumers: Consumers = lambda sessio
 
 
 def _line(decider: str, event: Event) -> bytes:
-    return msgspec.json.encode(msgspec.structs.replace(event, source=decider)) + b"\n"
+    return msgspec.json.encode({"decider": decider, **_plain(event)}) + b"\n"
 
 
 def _report(file: str, replay: Replay, compared: int, same: int, first: Decision | None) -> None:
@@ -232,13 +238,13 @@ def _report(file: str, replay: Replay, compared: int, same: int, first: Decision
     print(f"first difference: message {first.seq}, at {first.at_s:.3f} s, decided by {first.decider}")
     equal = 0
     for one, other in zip(first.recorded, first.replayed, strict=False):
-        if encode(one) != encode(other):
+        if _bytes(one) != _bytes(other):
             break
         equal += 1
     if equal:
         print(f"  the first {equal} events are the same")
     for name, events in (("recorded", first.recorded[equal:]), ("replayed", first.replayed[equal:])):
-        shown = [msgspec.json.encode(event).decode() for event in events[:_MAX_SHOWN]] or ["nothing"]
+        shown = [msgspec.json.encode(_plain(event)).decode() for event in events[:_MAX_SHOWN]] or ["nothing"]
         more = [f"and {len(events) - _MAX_SHOWN} more"] if len(events) > _MAX_SHOWN else []
         print("\n".join(f"  {name}: {line}" for line in shown + more))
 

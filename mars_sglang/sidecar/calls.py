@@ -58,6 +58,9 @@ class Calls:
         self._calls: OrderedDict[tuple[str, str], Call] = OrderedDict()
         self._swept = 0
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     @property
     def queued(self) -> int:
         return len(self._calls) - self.active

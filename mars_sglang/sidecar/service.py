@@ -25,6 +25,8 @@ _SWEEP_S = 0.5
 #: Messages taken in one window; the rest waits with its senders. Below the 5,000 events in a
 #: second that the control process takes of one source.
 _WINDOW_S, _WINDOW_MESSAGES = 0.1, 400
+#: A table of calls up to this long is saved as it changes, a longer one at each report.
+_SAVED_AT_ONCE = 256
 _WARN_EVERY_S = 60.0
 _RETRY_S = 2.0
 
@@ -101,6 +103,8 @@ class Sidecar:
             elif self._listener.wait(wait_s + 0.0005):
                 budget -= self._take(budget)
                 self.dropped["delayed"] += budget == 0
+                if self._calls.changed and len(self._calls) <= _SAVED_AT_ONCE:
+                    self._save()
 
     def close(self) -> None:
         """Say goodbye; calls that run still are kept for a sidecar after this."""
