@@ -27,7 +27,7 @@ from eval.replay.conversation import Conversation
 from eval.replay.filler import Filler, SharedText
 from eval.replay.ruler import Ruler
 from eval.workload import Program, WorkloadError, load
-from mars_sglang.core import continuation, prompt
+from mars_sglang.core import continuation, histories, prompt
 from mars_sglang.core.continuation import FIRST, Continuations, Match
 from mars_sglang.core.prompt import answer_of, prompt_of
 
@@ -185,7 +185,7 @@ def memory_bytes(programs: list[Program], seed: int = 0) -> int:
         play(agents, known, Outcome(), random.Random(seed))
         agents.clear()
         gc.collect()
-        ours = [tracemalloc.Filter(True, module.__file__) for module in (continuation, prompt)]
+        ours = [tracemalloc.Filter(True, module.__file__) for module in (continuation, histories, prompt)]
         held = tracemalloc.take_snapshot().filter_traces(ours).statistics("filename")
     finally:
         tracemalloc.stop()

@@ -28,7 +28,7 @@ BEAT_S = 0.5
 #: Above this libzmq closes the connection before it takes the message in.
 MAX_MESSAGE_BYTES = 1024 * 1024
 #: Messages of one sender that wait here, the rest waits with the sender; and of one slow reader.
-RECEIVE_QUEUE, PUBLISH_QUEUE = 512, 5_000
+RECEIVE_QUEUE, PUBLISH_QUEUE = 1_000, 5_000
 #: Events between two looks at the other sockets and the clock.
 BATCH = 512
 #: Snapshots take at most this share of the time, however many readers ask.

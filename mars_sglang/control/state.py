@@ -163,7 +163,7 @@ class State:
             self.programs.move_to_end(event.program)
         if not known.running:
             known.since_s = at_s
-            known.held = known.admission != "admitted" and event.source in self._gated
+            known.held = event.gated and known.admission != "admitted" and event.source in self._gated
             if known.held and known.admission is None:
                 known.admission = "waiting"
         known.source = event.source

@@ -144,7 +144,7 @@ def prompt_of(body: Mapping[str, Any]) -> Prompt | None:
             ids = body.get(field)
             if isinstance(ids, list) and ids and isinstance(ids[0], int):
                 return _text(ids, BLOCK_TOKENS)
-    except (TypeError, AttributeError, ValueError, RecursionError):
+    except (TypeError, AttributeError, ValueError, LookupError, RecursionError):
         pass  # a body that the endpoint refuses or will make sense of in its own way
     return None
 

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from mars_sglang import clock
 from mars_sglang.control.replay import Replay, main
 from mars_sglang.engine.admission_gate import AdmissionGate, TurnAborted
+from mars_sglang.engine.identity import Identity
 from mars_sglang.stream.codec import encode
 from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
+    FirstToken,
     Heartbeat,
     PausePredicted,
     ProgramEnded,
@@ -99,10 +101,9 @@ def test_a_gate_driven_at_random_decides_alike_when_replayed(tmp_path_factory, s
 
 def test_two_replays_write_the_same_bytes_and_the_summary_says_that_all_is_the_same(tmp_path, capsys):
     path = recorded(tmp_path / "recording", consumers=(Guesses(), Echo()))
-    consumers = lambda session: (Guesses(), Echo())  # noqa: E731
     outputs = [tmp_path / "one", tmp_path / "two"]
     for output in outputs:
-        assert main([str(path), "--decisions", str(output)], consumers) == 0
+        assert main([str(path), "--decisions", str(output)], lambda session: (Guesses(), Echo())) == 0
     one, two = (output.read_bytes() for output in outputs)
     assert one == two and one
     kinds = {json.loads(line)["kind"] for line in one.splitlines()}
@@ -122,7 +123,7 @@ def test_the_gate_on_an_event_loop_decides_alike_when_replayed(tmp_path):
     async def one_turn(program, name, tokens, seconds):
         server.now_s = clock.now()
         # As engine/server_turns.py: nothing is awaited between what is said and what the gate is told.
-        server.said.submitted(server_identity(program), name, tokens, 0, server.now_s)
+        server.said.submitted(Identity(program), name, tokens, 0, server.now_s)
         meta = {}
         try:
             await gate.enter(program, name, tokens, None, server.now_s)
@@ -154,12 +155,6 @@ def test_the_gate_on_an_event_loop_decides_alike_when_replayed(tmp_path):
     assert len(found) > 60 and all(decision.same for decision in found) and not notes
 
 
-def server_identity(program):
-    from mars_sglang.engine.identity import Identity
-
-    return Identity(program)
-
-
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -189,12 +184,11 @@ def test_a_recording_that_says_otherwise_is_told_apart(tmp_path, capsys, kind, c
 
 def test_the_gate_giving_up_a_place_that_it_did_not_have_is_a_difference(tmp_path):
     path = recorded(tmp_path / "recording")
-    waiting = msgspec.structs.replace
 
     def changed(record):
         event = record.event
         if isinstance(event, AdmissionTicket) and event.decision == "released":
-            return record._replace(payload=encode(waiting(event, program="nobody")))
+            return record._replace(payload=encode(msgspec.structs.replace(event, program="nobody")))
         return record
 
     found, _ = decisions(rewritten(path, tmp_path / "changed", changed))
@@ -207,7 +201,8 @@ def test_after_a_loss_nothing_of_that_server_is_compared_and_all_before_is(tmp_p
     servers = {name: Server(lambda event, name=name: run.publish(name, event), 12_000) for name in (SERVER, OTHER)}
     for server in servers.values():
         anything(server, random.Random(1), 60)
-    before, _ = decisions(tmp_path / "recording") if run._recorder.flush() is None else None
+    run.flush()
+    before, _ = decisions(tmp_path / "recording")
     run.lose(SERVER)
     for server in servers.values():
         anything(server, random.Random(2), 60)
@@ -288,7 +283,7 @@ def test_a_server_without_a_gate_decides_nothing(tmp_path, capsys):
         path,
         tmp_path / "ungated",
         lambda record: (
-            record._replace(payload=encode(Heartbeat(source=SERVER, source_seq=record.event.source_seq)))
+            record._replace(payload=encode(FirstToken(source=SERVER, source_seq=record.event.source_seq)))
             if isinstance(record.event, AdmissionTicket | AdmissionWindow)
             else record
         ),
@@ -338,20 +333,24 @@ def test_what_a_real_control_process_records_is_replayed(tmp_path):
     command = [sys.executable, "-m", "mars_sglang.control", "--address", f"ipc://{folder}", "--record", str(path)]
     control = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
+        _wait_for(Heartbeat, path, control)
         publisher = Publisher(f"ipc://{folder}", "server")
-        server = Server(publisher.publish, 12_000)
-        anything(server, random.Random(3), 300)
+        anything(Server(publisher.publish, 12_000), random.Random(3), 300)
         publisher.close()
-        deadline = time.monotonic() + 30
-        while not any(isinstance(record.event, SourceStopped) for record in _so_far(path)):
-            assert time.monotonic() < deadline and control.poll() is None
-            time.sleep(0.05)
+        _wait_for(SourceStopped, path, control)
     finally:
         control.terminate()
         control.wait(20)
     found, notes = decisions(path)
     assert len(found) > 100 and all(decision.same for decision in found) and not notes
     assert {decision.decider for decision in found} == {publisher.source}
+
+
+def _wait_for(kind, path, control):
+    deadline = time.monotonic() + 30
+    while not any(isinstance(record.event, kind) for record in _so_far(path)):
+        assert time.monotonic() < deadline and control.poll() is None
+        time.sleep(0.05)
 
 
 def _so_far(path):

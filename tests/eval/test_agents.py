@@ -111,36 +111,28 @@ def test_openhands_session_is_one_program_turn_by_turn(server, task, tmp_path):
 @pytest.mark.server
 @needs("mini")
 @pytest.mark.parametrize(("form", "task"), [("mini", "durations"), ("mini_textbased", "invoices")])
-def test_mini_swe_agent_finishes_its_task_and_sends_no_id(server, form, task, tmp_path):
+def test_mini_swe_agent_session_is_one_program_turn_by_turn_without_an_id(server, form, task, tmp_path):
     task = TASKS[task]
+    programs = Programs(server)
     with Wire(server.url) as wire, Session(task, form, wire.url, tmp_path / "repository") as session:
         outcome = session.wait()
     assert outcome.report["ended"] == "Submitted", outcome.log[-4000:]
     assert outcome.passed
-    assert outcome.report["turns"] == len(wire.sent) == len(task.steps)
+    turns = len(task.steps)
+    assert outcome.report["turns"] == len(wire.sent) == turns
     for sent in wire.sent:
         names = [*sent.headers, *sent.body]
         assert not [name for name in names if any(word in name for word in IDENTITY_WORDS)]
 
-
-by_continuation = pytest.mark.xfail(strict=True, reason="the server does not recognise a turn by what it continues yet")
-
-
-@pytest.mark.server
-@needs("mini")
-@by_continuation
-@pytest.mark.parametrize(("form", "task"), [("mini", "durations"), ("mini_textbased", "invoices")])
-def test_mini_swe_agent_session_is_one_program_turn_by_turn(server, form, task, tmp_path):
-    task = TASKS[task]
-    programs = Programs(server)
-    with Session(task, form, server.url, tmp_path / "repository") as session:
-        assert session.wait().passed
-    assert [program["turns"] for program in programs.wait_for(len(task.steps))] == [len(task.steps)]
+    [program] = programs.wait_for(turns)
+    assert program["turns"] == turns
+    assert program["recognised_by"] == "continuation"
+    # The last step is a command too, with a call in one form and a fenced block in the other.
+    assert [call["command"] for call in program["tools"]] == ["echo"]
 
 
 @pytest.mark.server
 @needs("mini")
-@by_continuation
 def test_two_mini_swe_agents_with_the_same_beginning_are_two_programs(server, tmp_path):
     task = TASKS["durations"]
     programs = Programs(server)
@@ -151,4 +143,6 @@ def test_two_mini_swe_agents_with_the_same_beginning_are_two_programs(server, tm
         ]
         assert all(session.wait().passed for session in sessions)
     turns = [len(task.steps)] * 2
-    assert [program["turns"] for program in programs.wait_for(*turns)] == turns
+    new = programs.wait_for(*turns)
+    assert [program["turns"] for program in new] == turns
+    assert {program["recognised_by"] for program in new} == {"continuation"}

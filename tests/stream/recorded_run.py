@@ -44,6 +44,9 @@ class Run:
     def tick(self, now_s: float) -> None:
         self._write(self._order.tick(now_s))
 
+    def flush(self) -> None:
+        self._recorder.flush()
+
     def close(self) -> None:
         self._recorder.close()
 
