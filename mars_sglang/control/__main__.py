@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from mars_sglang.control.learned import Learned
+from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.process import AddressTaken, Control
 from mars_sglang.stream.address import Address, AddressError
 from mars_sglang.stream.keys import Keys, KeysError
@@ -24,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="ipc:///FOLDER or tcp://HOST:PORT (default: an ipc folder of this user)")
     parser.add_argument("--keys", metavar="FOLDER", help="CURVE keys, for TCP; `mars-sglang keys FOLDER` makes them")
     parser.add_argument("--record", metavar="FILE", help="record every message; what the file holds already is kept")
+    parser.add_argument("--predictions", metavar="FILE", help="what is learned of pauses, kept over a restart")
     parser.add_argument("--parent-pid", metavar="PID", type=int, help="end when this process has ended")
     options = parser.parse_args(argv)
+    if options.record and options.predictions:
+        parser.error("--record needs a start from nothing, or it could not be replayed; leave out --predictions")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     stopped = []
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -34,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         address = Address.parse(options.address) if options.address else Address.default()
         keys = Keys.load(options.keys) if options.keys else None
-        control = Control(address, keys=keys, record=options.record)
+        learned = Learned(options.predictions)
+        consumer = PauseConsumer(learned.load())
+        control = Control(address, keys=keys, record=options.record, consumers=[consumer])
     except AddressTaken as error:
         logger.error("%s; it is left alone", error)
         return TAKEN
@@ -43,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_ARGUMENTS
     logger.info("serving %s, epoch %d%s", address.text, control.epoch, _recording_to(options.record))
     try:
-        control.run(lambda: bool(stopped) or parent_gone())
+        control.run(lambda: learned.save_sometimes(consumer.predictor) or bool(stopped) or parent_gone())
     finally:
         control.close()
+        learned.save(consumer.predictor)
     logger.info("stopped: %s", ", ".join(f"{name} {value}" for name, value in control.counters().items()))
     return 0
 

@@ -16,6 +16,7 @@ import msgspec
 
 from mars_sglang import __version__
 from mars_sglang.control.gate_replay import Answers, GateReplay
+from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.sequencer import Consumer, Sequencer
 from mars_sglang.control.state import STALE_S
 from mars_sglang.stream.codec import Malformed, decode_envelope, kind_of
@@ -191,7 +192,7 @@ def _where(record: Recorded) -> str:
     return f"message {record.seq} of epoch {record.epoch}, at {record.at_s:.3f} s"
 
 
-def main(argv: Sequence[str] | None = None, consumers: Consumers = lambda session: ()) -> int:
+def main(argv: Sequence[str] | None = None, consumers: Consumers = lambda session: [PauseConsumer()]) -> int:
     """The exit status: 0 where all decisions are the same, 1 where one differs, 2 for what cannot be replayed."""
     parser = argparse.ArgumentParser(
         prog="mars-sglang replay", description="Decide again what a recording says was decided, and compare."

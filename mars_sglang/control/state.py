@@ -46,6 +46,9 @@ STALE_S = 2.0
 
 _MAX_COUNT = 2**62
 
+#: What a ticket makes of a program; one that was released waits for nothing and holds no place.
+_ADMISSION = {"admitted": "admitted", "resumed": "admitted", "paused": "paused"}
+
 
 class Program:
     """A program as the server told of it. Times are the control process's clock; see :class:`ProgramState`."""
@@ -252,7 +255,7 @@ class State:
         known = self._heard_of(event.program)
         if known is None:
             return
-        known.admission = "paused" if event.decision == "paused" else "admitted"
+        known.admission = _ADMISSION.get(event.decision)
         if known.held and known.admission == "admitted":
             known.held = False
             known.since_s = at_s

@@ -17,6 +17,8 @@ _OWNERS = 40  # bits below the number of owners hold the sum of their serials
 
 @dataclass(slots=True, eq=False)
 class Program:
+    """What is remembered of one."""
+
     id: str
     serial: int
     group: str
@@ -28,7 +30,9 @@ class Program:
     ended: End | None = None
     """Where its last turn ends, while no turn is in flight."""
     ended_before: End | None = None
+    """The same of the turn before the one in flight, should that fail."""
     failed: End | None = None
+    """Where a prompt ends that got no answer."""
     said: int | None = None
     marks: array = field(default_factory=lambda: array("q"))
     passed: list[End] = field(default_factory=list)
@@ -135,7 +139,8 @@ class Group:
         if self._by_others(self.passed, prompt.end, program):
             return False
         itself = (None, (1 << _OWNERS) + program.serial)
-        return self.owners.get(prompt.spoken) not in itself or self._by_others(self.passed, program.ended, program)
+        beyond = prompt.beyond(program.ended)
+        return self.owners.get(beyond) not in itself or self._by_others(self.passed, program.ended, program)
 
     @staticmethod
     def _by_others(passed: dict[End, int], end: End, program: Program) -> bool:

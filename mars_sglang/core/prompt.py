@@ -75,6 +75,10 @@ class Prompt:
         """The ``size`` characters or tokens behind mark ``turns_end[index]``; None if there is no more than that."""
         return None if size else ""
 
+    def beyond(self, end: End) -> int | None:
+        """A mark that a prompt has which went on from the turn that ended there as this one does."""
+        return self.spoken
+
     def with_answer(self, answer: Answer) -> End | None:
         """Where the turn ends; None where that cannot be told."""
         return End(hash((self.end.mark, answer.spoken)))
@@ -97,6 +101,10 @@ class Text(Prompt):
             return None
         tail = self.content[start : start + size]
         return tail if isinstance(tail, str) else tuple(tail)
+
+    def beyond(self, end: End) -> int | None:
+        after = self.marks.index(end.mark) + 1 if end.mark in self.marks else MAX_MARKS
+        return self.marks[after] if after < len(self.marks) else None
 
     def with_answer(self, answer: Answer) -> End | None:
         # Clients strip the blanks at an answer's end. The ids of an answer's tokens are not known.

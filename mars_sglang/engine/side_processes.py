@@ -8,6 +8,7 @@ import sys
 import time
 
 from mars_sglang.config import StreamConfig
+from mars_sglang.stream.address import Address
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,10 @@ def beside(config: StreamConfig) -> list[SideProcess]:
     common = ["--keys", config.keys] if config.keys else []
     if config.spawn:
         arguments = ["--address", config.address, *common]
-        arguments += ["--record", config.record] if config.record else []
+        if config.record:
+            arguments += ["--record", config.record]
+        elif (folder := Address.parse(config.address).folder) is not None:
+            arguments += ["--predictions", f"{folder}/predictions"]
         processes.append(SideProcess("control", "mars_sglang.control", arguments))
     if config.sidecar:
         processes.append(SideProcess("sidecar", "mars_sglang.sidecar", ["--control", config.address, *common]))

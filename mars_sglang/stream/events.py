@@ -210,7 +210,7 @@ class AdmissionTicket(Event, tag="admission_ticket", frozen=True, kw_only=True, 
 
     plane = "control"
     decision: Name = ""
-    """``admitted``, ``resumed`` or ``paused``."""
+    """``admitted``, ``resumed``, ``paused``, or ``released``: it ended or went dormant, and its place is free."""
     waited_s: float = 0.0
 
 

@@ -156,7 +156,8 @@ class ProgramTracks:
             args = {"output_tokens": event.output_tokens, "finish_reason": event.finish_reason}
             self._draw_turn(known, turn, at_us, args)
         if event.program is not None and not known.turns:
-            known.pause_us = None if event.last else at_us
+            # A turn without an answer asked for no tool.
+            known.pause_us = at_us if event.output_tokens and not event.last else None
             known.has_place &= not event.last
             known.tools, known.prediction = event.tools, None
 

@@ -84,6 +84,8 @@ class Subscriber:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
             if len(frames) != 3 or len(frames[1]) != HEADER.size:
                 self.malformed += 1
+            elif frames[0] == _HEARTBEAT:
+                self._accept_heartbeat(*frames[1:])
             elif self._asking is None:
                 self._accept(*frames)
             else:
@@ -121,26 +123,33 @@ class Subscriber:
     def _accept(self, topic: bytes, header: bytes, payload: bytes) -> None:
         epoch, seq, topic_seq, at_s = HEADER.unpack(header)
         new = epoch != self._epoch
-        if new:
-            self._epoch, self._seq, self._last = epoch, 0, {}
-        elif seq <= self._seq:
+        if not new and seq <= self._seq:
             return  # a snapshot said it already
-        # A lost heartbeat is no loss: the next one says more.
-        missed = self._whole and (new or (topic != _HEARTBEAT and topic_seq != self._last.get(topic, 0) + 1))
-        event = None
-        if not missed:
-            try:
-                event = decode(payload)
-            except Malformed:
-                self.malformed += 1
-        if missed or (self._whole and isinstance(event, Heartbeat) and self._is_behind(event)):
-            self._ask()
-            self._hold(topic, header, payload)
+        if new or topic_seq != self._last.get(topic, 0) + 1:
+            self._ask(epoch)
+            self._held.append((topic, header, payload))
             return
         self._seq = seq
         self._last[topic] = topic_seq
-        if event is not None and (topic in self._topics or not self._topics):
-            self._ready.append(Received(epoch, seq, at_s, event))
+        try:
+            self._ready.append(Received(epoch, seq, at_s, decode(payload)))
+        except Malformed:
+            self.malformed += 1
+
+    def _accept_heartbeat(self, header: bytes, payload: bytes) -> None:
+        # Never held back: it is no part of the state, and a source acts on it at once.
+        epoch, seq, _, at_s = HEADER.unpack(header)
+        try:
+            heartbeat = decode(payload)
+        except Malformed:
+            self.malformed += 1
+            return
+        if not self._topics or _HEARTBEAT in self._topics:
+            self._ready.append(Received(epoch, seq, at_s, heartbeat))
+        if not self._whole:
+            self._epoch = epoch
+        elif epoch != self._epoch or (self._asking is None and self._is_behind(heartbeat)):
+            self._ask(epoch)
 
     def _is_behind(self, heartbeat: Heartbeat) -> bool:
         wanted = self._topics or {topic.encode() for topic in heartbeat.topics}
@@ -155,13 +164,14 @@ class Subscriber:
         epoch = HEADER.unpack(header)[0]
         if epoch != self._epoch:
             # The process that was asked is gone; its answer would be of another order.
-            self._epoch, self._seq, self._last = epoch, 0, {}
-            self._held.clear()
-            self._ask()
+            self._ask(epoch)
         self._held.append((topic, header, payload))
 
-    def _ask(self) -> None:
+    def _ask(self, epoch: int) -> None:
         self.gaps += 1
+        if epoch != self._epoch:
+            self._epoch, self._seq, self._last = epoch, 0, {}
+            self._held.clear()
         self._patience_s = SNAPSHOT_TIMEOUT_S[0]
         self._send_request()
 

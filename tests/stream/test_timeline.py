@@ -161,14 +161,14 @@ def test_the_time_at_the_gate_is_apart_from_the_time_in_the_queue(say):
     assert held[2] == "held" and queued[2] == "queued" and prefill[2] == "prefill"
     assert held[1] - held[0] == pytest.approx(3e6, abs=1000) and queued[0] == held[1]
     assert [name for *_, name in trace.names("programs", "c")] == ["held"]
-    assert [name for *_, name in trace.names("programs", "a")] == ["queued", "tool: tool"]
+    assert [name for *_, name in trace.names("programs", "a")] == ["queued"]
 
 
 def test_parallel_turns_of_a_program_have_a_track_each(say):
     for name, at_s in (("t1", 1.0), ("t2", 2.0)):
         say(SERVER, TurnSubmitted, at_s, program="p", turn=name)
     say(SERVER, TurnEnded, 3.0, program="p", turn="t1")
-    say(SERVER, TurnEnded, 4.0, program="p", turn="t2")
+    say(SERVER, TurnEnded, 4.0, program="p", turn="t2", output_tokens=5)
     say(SERVER, TurnSubmitted, 6.0, program="p", turn="t3", tool="browser")
     say(SERVER, TurnEnded, 7.0, program="p", turn="t3", last=True)
     trace = say.trace()
@@ -212,7 +212,8 @@ def test_what_happens_to_a_context_is_drawn_in_its_pause(say):
     say(SERVER, TurnSubmitted, 1.0, program="p", turn="t1")
     say(ENGINE, TurnRetracted, 1.5, program="p", turn="t1", output_tokens=9, retractions=1)
     say(ENGINE, KvRetained, 1.9, program="p", turn="t1", pages=10, page_tokens=16)
-    say(SERVER, TurnEnded, 2.0, program="p", turn="t1", tools=(ToolUse("shell", "ls"), ToolUse("search")))
+    tools = (ToolUse("shell", "ls"), ToolUse("search"))
+    say(SERVER, TurnEnded, 2.0, program="p", turn="t1", output_tokens=5, tools=tools)
     say(ENGINE, PausePredicted, 2.0, program="p", key="ls", probabilities=(0.5, 0.8), quantiles_s=(1.0, 4.0))
     say(SERVER, AdmissionTicket, 2.5, program="p", decision="paused")
     say(ENGINE, KvReclaimed, 3.0, program="p", pages=4, pages_left=6)
@@ -289,8 +290,8 @@ def test_any_recording_gives_a_valid_trace(tmp_path_factory, seed, disorder_s):
     for step in range(30):
         anything(server, chance, 8, programs=4)
         at_s = server.now_s
-        for name, (program, tokens) in [*server.running.items()][:2]:
-            run.publish(ENGINE, FirstToken(time_s=at_s, program=program, turn=name, prefill_s=chance.random() * 3))
+        for turn_id, (program, _) in [*server.running.items()][:2]:
+            run.publish(ENGINE, FirstToken(time_s=at_s, program=program, turn=turn_id, prefill_s=chance.random() * 3))
         program = f"p{step % 4}"
         run.publish(ENGINE, KvRetained(time_s=at_s, program=program, pages=5))
         run.publish(SIDECAR, ToolStarted(time_s=at_s, call=f"{step // 3}", tool="x", program=program, executor="box"))

@@ -241,20 +241,30 @@ def test_an_address_that_cannot_be_used_is_logged_once_and_nothing_is_raised(add
     channels.channel_of_process().close()
 
 
-def test_over_tcp_with_keys_and_not_with_others(place, monkeypatch, tmp_path):
-    for name in ("ours", "theirs"):
-        make_keys(tmp_path / name)
+def test_over_tcp_with_keys_and_not_with_others(place, tmp_path):
+    make_keys(tmp_path / "ours")
+    make_keys(tmp_path / "theirs")
+    # They know whom to talk to, and are not known there.
+    (tmp_path / "theirs/server.public").write_bytes((tmp_path / "ours/server.public").read_bytes())
     listener = Reports("tcp://127.0.0.1:22003", Keys.load(tmp_path / "ours"))
-    for name in ("theirs", "ours"):
-        (tmp_path / "ours" / "server.public").replace(tmp_path / "theirs" / "server.public") if name == "none" else None
-        result = run(
-            "import mars_sglang\nwith mars_sglang.tool_call('p', '%s'): pass" % name,
-            MARS_SGLANG_TOOLS="tcp://127.0.0.1:22003",
-            MARS_SGLANG_KEYS=str(tmp_path / name),
+    code = """
+import sys, mars_sglang
+with mars_sglang.tool_call("p", sys.argv[1]): sys.stdin.readline()
+"""
+    agents = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"MARS_SGLANG_TOOLS": "tcp://127.0.0.1:22003", "MARS_SGLANG_KEYS": str(tmp_path / name)},
         )
-        assert result.returncode == 0
-        if name == "theirs":
-            assert not listener._listener.wait(0.2)
+        for name in ("theirs", "ours")
+    }
+    listener.wait_for(1)
+    for agent in agents.values():
+        agent.stdin.write(b"\n")
+        agent.stdin.close()
+    listener.wait_for(2)
+    assert [agent.wait(20) for agent in agents.values()] == [0, 0]
     assert [report.tool for report in listener.wait_for(2)] == ["ours", "ours"]
     listener.close()
 
