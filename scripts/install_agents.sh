@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs the agents that the tests drive, each in an environment of its own: their dependencies exclude each other's and ours.
+# Installs the agents that the tests drive, each in an environment of its own: their dependencies would clash with ours.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
 usage: scripts/install_agents.sh [FOLDER]
 
-Makes FOLDER/openhands (openhands-sdk, openhands-tools; Python 3.12 or newer) and FOLDER/mini (mini-swe-agent; Python 3.11
-or newer), in the versions that the tests ran with. Without FOLDER they go where the tests look for them:
+Makes FOLDER/openhands (openhands-sdk, openhands-tools; Python 3.12 or newer) and FOLDER/mini (mini-swe-agent; Python
+3.11 or newer), in the versions that the tests ran with. Without FOLDER they go where the tests look for them:
 ${XDG_CACHE_HOME:-~/.cache}/mars-sglang/agents. For another place set
 MARS_AGENTS_OPENHANDS_PYTHON=FOLDER/openhands/bin/python and MARS_AGENTS_MINI_PYTHON=FOLDER/mini/bin/python.
 Uses uv where it is installed, else venv and pip. Does nothing, quickly, where nothing is missing.

@@ -66,7 +66,7 @@ def emulated_server(
     tmp_path: Path, *flags: str, profile: str = "l40s-llama-3.1-8b", speed: float = 8.0, environment=None
 ) -> Iterator[Server]:
     """Start ``mars-sglang emulate`` with these flags; it ends with the block, and all that it started."""
-    port = _free_port()
+    port = free_port()
     log = tmp_path / f"server-{port}.log"
     command = [sys.executable, "-m", "mars_sglang.cli", "emulate", "--profile", profile, "--speed", str(speed)]
     command += ["--port", str(port), *flags]
@@ -120,7 +120,7 @@ def _wait_until_healthy(process: subprocess.Popen, server: Server) -> None:
     raise AssertionError(f"the server was not healthy after {START_TIMEOUT_S:.0f} s:\n{tail(server.log)}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

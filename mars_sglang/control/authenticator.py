@@ -1,6 +1,7 @@
 """Lets the holders of known client keys in, and nobody else: ZAP (ZeroMQ RFC 27) over CURVE."""
 
 import zmq
+from zmq.utils import z85
 
 from mars_sglang.stream.keys import ZAP_DOMAIN, Keys
 
@@ -23,7 +24,7 @@ class Authenticator:
         while self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             version, request, domain, _, _, mechanism, *credentials = self.socket.recv_multipart()
             known = mechanism == b"CURVE" and domain == ZAP_DOMAIN and len(credentials) == 1
-            known = known and zmq.utils.z85.encode(credentials[0]) in self._clients
+            known = known and z85.encode(credentials[0]) in self._clients
             self.refused += not known
             code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
             self.socket.send_multipart([version, request, code, text, b"", b""])

@@ -1,9 +1,9 @@
 """How fast programs are, compared with all others whose pauses are of the same kind.
 
 A program's pauses end at the hazard of their kind times its pace, which is gamma distributed over programs with mean 1
-and variance ``1 / PACE_PRIOR`` (shared frailty; Clayton, Biometrika 65, 1978). With ``A(t)`` the cumulative hazard at
-pace 1, the survival over all programs is ``S = (1 + A / k) ** -k``, ``k = PACE_PRIOR``; of a program of which ``n`` pauses
-ended after exposures that sum to ``E = sum A(T_i)``, it is ``(1 + A / (k + E)) ** -(k + n)``.
+and variance ``1 / k``, ``k = PACE_PRIOR`` (shared frailty; Clayton, Biometrika 65, 1978). With ``A(t)`` the cumulative
+hazard at pace 1, the survival over all programs is ``(1 + A / k) ** -k``. Of a program of which ``n`` pauses ended
+after exposures that sum to ``E = sum A(T_i)``, it is ``(1 + A / (k + E)) ** -(k + n)``.
 """
 
 import math

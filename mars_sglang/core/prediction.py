@@ -28,7 +28,8 @@ SHRINKAGE = 16.0
 """``K``: pauses that must reach a bucket for a key to weigh as much there as its fall-back. 8 to 32 were alike."""
 
 HALF_LIFE = 2000.0
-"""A key's pauses after which what it knew counts half. 1000 to 5000 were alike."""
+"""Pauses that reach a bucket after which what its key knew there counts half. Counted per bucket, as the few pauses that
+are long would else be forgotten by the many that are short. 1000 to 5000 were alike."""
 
 MAX_KEYS = 1024
 """Commands and tools remembered, 2.6 KB each; the ones not seen for longest are forgotten."""
@@ -46,7 +47,10 @@ STATE_VERSION = 1
 _PRIOR_SURVIVAL = 1.0 / (1.0 + (EDGES_S / 0.3) ** (math.log(9.0) / math.log(13.6 / 0.3)))
 _PRIOR_HAZARD = 1.0 - _PRIOR_SURVIVAL[1:] / _PRIOR_SURVIVAL[:-1]
 
-_DECAY = 0.5 ** (1.0 / HALF_LIFE)
+_LEAST_SURVIVAL = 1e-12
+"""Above 0, so that a pause that outlasts everything known has a forecast too."""
+
+_FADE = 1.0 - 0.5 ** (1.0 / HALF_LIFE)
 _ENDED, _REACHED = 0, 1
 
 _Name = tuple[str, ...]
@@ -103,9 +107,11 @@ class PausePredictor:
         shares = self._explained(seconds, load, survival, key.program)
         first = bucket_of(_unloaded(since_s, load))
         new = not since_s
-        for counts in self._counts_of(names, new):
+        for counts in self._counts_of(names):
             for bucket, share in shares:
-                counts[_REACHED, min(first, bucket) : bucket + 1] += share
+                start = min(first, bucket)
+                counts[:, start : bucket + 1] *= 1.0 - share * _FADE
+                counts[_REACHED, start : bucket + 1] += share
                 if bucket < BUCKETS:
                     counts[_ENDED, bucket] += share
         if key.program is not None:
@@ -122,7 +128,8 @@ class PausePredictor:
         survival = self._survival(names)
         first, last = (bucket_of(_unloaded(at, load)) for at in (since_s, seconds))
         new = not since_s
-        for counts in self._counts_of(names, new):
+        for counts in self._counts_of(names):
+            counts[:, first:last] *= 1.0 - _FADE
             counts[_REACHED, first:last] += 1.0
         # A pause without an end says that the program is over, not that it is slow.
         if key.program is not None and seconds < math.inf:
@@ -185,7 +192,7 @@ class PausePredictor:
         survival = np.empty(BUCKETS + 1)
         survival[0] = 1.0
         np.cumprod(1.0 - hazard, out=survival[1:])
-        return survival
+        return np.maximum(survival, _LEAST_SURVIVAL, out=survival)
 
     def _explained(
         self, seconds: float, load: LoadAt, survival: np.ndarray, program: str | None
@@ -204,8 +211,8 @@ class PausePredictor:
             return tuple((bucket, 1.0 / len(buckets)) for bucket in buckets)
         return tuple((bucket, density / total) for bucket, density in zip(buckets, densities, strict=True))
 
-    def _counts_of(self, names: tuple[_Name, ...], new: bool) -> list[np.ndarray]:
-        """The counts that a pause goes into, made if need be; a new pause takes weight from the older ones."""
+    def _counts_of(self, names: tuple[_Name, ...]) -> list[np.ndarray]:
+        """The counts that a pause goes into, made if need be."""
         found = [self._everything]
         for name in names:
             counts = self._counts.get(name)
@@ -215,9 +222,6 @@ class PausePredictor:
             else:
                 self._counts.move_to_end(name)
             found.append(counts)
-        if new:
-            for counts in found:
-                counts *= _DECAY
         return found
 
     def _forget_stale(self) -> None:

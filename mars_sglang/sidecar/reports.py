@@ -1,5 +1,6 @@
 """Bytes that tools send, read into reports: our own single frame, or the three of NVIDIA Dynamo's agents."""
 
+import hashlib
 import math
 from typing import Annotated, Literal
 
@@ -86,7 +87,10 @@ def _from_dynamo(record: _Record, authorization: str | None, speed: float) -> Re
     program = record.agent_context.trajectory_id or record.agent_context.session_id
     if program is None:
         raise MalformedReport("agent_context has neither trajectory_id nor session_id")
-    said = {"program": scoped(program, authorization), "call": tool.tool_call_id, "tool": tool.tool_class}
+    program = scoped(program, authorization)
+    # Agents count their calls from 0 each; on the stream an id is one call of this sidecar.
+    mark = hashlib.sha256(f"{program}\0{tool.tool_call_id}".encode()).hexdigest()[:12]
+    said = {"program": program, "call": f"{tool.tool_call_id}@{mark}", "tool": tool.tool_class}
     if record.event_type == "tool_start":
         return CallStarted(**said)
     duration_ms = tool.duration_ms

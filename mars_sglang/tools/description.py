@@ -3,7 +3,6 @@
 import os
 
 from mars_sglang.core.commands import command_word
-from mars_sglang.stream.tenant import scoped
 
 API_KEY_ENV = "MARS_SGLANG_API_KEY"
 MAX_ID_CHARACTERS = 256
@@ -36,8 +35,12 @@ def describe(
     api_key = api_key or os.environ.get(API_KEY_ENV)
     if authorization is None and api_key:
         authorization = f"Bearer {api_key}"
+    if authorization:
+        from mars_sglang.stream.tenant import scoped
+
+        program = scoped(program, authorization)
     return {
-        "program": scoped(program, authorization),
+        "program": program,
         "tool": printable(name) or "?",
         "command": None if command is None else command_word(command),
         "turn": None if turn is None else printable(turn),

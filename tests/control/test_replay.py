@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mars_sglang import clock
+from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.replay import Replay, main
 from mars_sglang.engine.admission_gate import AdmissionGate, TurnAborted
 from mars_sglang.engine.identity import Identity
@@ -34,6 +35,10 @@ from tests.stream.recorded_run import CONTROL, Run, Server, anything, rewritten
 
 SERVER = "server:host:9:0000000a"
 OTHER = "server:host:9:0000000b"
+
+
+def none(session):
+    return ()
 
 
 class Guesses:
@@ -83,7 +88,7 @@ def recorded(path, seed=0, steps=300, consumers=(), capacity=12_000):
     return path
 
 
-def decisions(path, consumers=lambda session: ()):
+def decisions(path, consumers=none):
     replay = Replay(Recording(path), consumers)
     return list(replay), replay.notes
 
@@ -177,7 +182,7 @@ def test_a_recording_that_says_otherwise_is_told_apart(tmp_path, capsys, kind, c
             return record
         return record._replace(payload=encode(msgspec.structs.replace(record.event, **change)))
 
-    assert main([str(rewritten(path, tmp_path / "changed", changed))]) == 1
+    assert main([str(rewritten(path, tmp_path / "changed", changed))], none) == 1
     said = capsys.readouterr().out
     assert "first difference: message" in said and "  recorded: {" in said and "  replayed: {" in said
 
@@ -213,7 +218,7 @@ def test_after_a_loss_nothing_of_that_server_is_compared_and_all_before_is(tmp_p
     was = {name: sum(decision.decider == name for decision in before) for name in servers}
     assert of[SERVER] == was[SERVER] > 0 and of[OTHER] > was[OTHER]
     assert len(notes) == 1 and SERVER in notes[0] and "1 of its events are lost" in notes[0]
-    assert main([str(tmp_path / "recording")]) == 0
+    assert main([str(tmp_path / "recording")], none) == 0
     assert notes[0] in capsys.readouterr().out
 
 
@@ -253,8 +258,14 @@ def test_controls_own_deciders_decide_alike_and_others_do_not(tmp_path, capsys):
     assert main([str(path)], lambda session: (Guesses(2.0), Echo())) == 1
     assert main([str(path)], lambda session: (Guesses(),)) == 1
     capsys.readouterr()
-    assert main([str(path)]) == 1
+    assert main([str(path)], none) == 1
     assert "replayed: nothing" in capsys.readouterr().out
+
+
+def test_predictions_are_replayed_unless_told_otherwise(tmp_path):
+    path = recorded(tmp_path / "recording", consumers=(PauseConsumer(),))
+    assert main([str(path)]) == 0
+    assert sum(isinstance(record.event, PausePredicted) for record in read_recording(path)) > 20
 
 
 def test_messages_missing_in_the_file_end_the_comparison_of_controls_deciders(tmp_path):
@@ -288,7 +299,7 @@ def test_a_server_without_a_gate_decides_nothing(tmp_path, capsys):
             else record
         ),
     )
-    assert main([str(ungated)]) == 0
+    assert main([str(ungated)], none) == 0
     assert "0 decisions compared" in capsys.readouterr().out
 
 
@@ -341,9 +352,10 @@ def test_what_a_real_control_process_records_is_replayed(tmp_path):
     finally:
         control.terminate()
         control.wait(20)
-    found, notes = decisions(path)
-    assert len(found) > 100 and all(decision.same for decision in found) and not notes
-    assert {decision.decider for decision in found} == {publisher.source}
+    assert main([str(path)]) == 0
+    found, notes = decisions(path, lambda session: [PauseConsumer()])
+    assert len(found) > 200 and not notes
+    assert {decision.decider for decision in found} == {publisher.source, Recording(path).session.source}
 
 
 def _wait_for(kind, path, control):

@@ -6,7 +6,7 @@ from mars_sglang.stream.events import Heartbeat, PausePredicted, ProgramEnded, T
 
 
 class Predictor:
-    """Answers each turn's end, and ends every program at a tick."""
+    """Answers each turn's end, and at a tick ends every program that acts."""
 
     def __init__(self):
         self.heard = []
@@ -18,7 +18,8 @@ class Predictor:
             yield PausePredicted(program=received.event.program, quantiles_s=(received.at_s,))
 
     def tick(self, now_s, state):
-        return [ProgramEnded(program=program, reason="dormant") for program in state.programs]
+        acting = [name for name, known in state.programs.items() if known.phase == "acting"]
+        return [ProgramEnded(program=program, reason="dormant") for program in acting]
 
 
 class Failing(Predictor):

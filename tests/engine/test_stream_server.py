@@ -57,8 +57,8 @@ def heard(server):
 class Heard:
     """Everything that the stream says from now on, in its order."""
 
-    def __init__(self, server):
-        self.subscriber = Subscriber(server.get("/mars/state")["stream"]["address"])
+    def __init__(self, server, keys=None):
+        self.subscriber = Subscriber(server.get("/mars/state")["stream"]["address"], keys=keys)
         self.events: list[Event] = []
         self.epochs: list[int] = []
 

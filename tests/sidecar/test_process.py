@@ -235,6 +235,20 @@ def test_a_second_one_at_the_same_place_leaves_the_first_alone(place):
         assert first.poll() is None
 
 
+def test_two_at_the_default_place_report_both_and_the_second_takes_over(place):
+    address = ("--control", f"ipc://{place}")
+    with Events(place) as events, process("mars_sglang.sidecar", *address, XDG_RUNTIME_DIR=place) as first:
+        events.wait_for(ExecutorLoad)
+        with process("mars_sglang.sidecar", *address, XDG_RUNTIME_DIR=place):
+            until(lambda: len({load.source for load in events.of(ExecutorLoad)}) == 2, "both to report")
+            first.terminate()
+            assert first.wait(5) == 0
+            default = f"{place}/mars-sglang/default"
+            until(lambda: os.path.exists(f"{default}/tools.sock"), "the second to listen")
+            end(in_a_call(default))
+            events.wait_for(ToolEnded)
+
+
 def test_it_ends_with_its_parent(place):
     parent = subprocess.Popen(["sleep", "60"])
     with Events(place) as events, sidecar(place, "--parent-pid", str(parent.pid)) as running:

@@ -46,7 +46,13 @@ def test_a_plain_event_of_the_stream_is_enough():
 def test_dynamos_start_belongs_to_the_trajectory():
     report = decode(dynamo(started_at_unix_ms=1_800_000_000_000, status="running"))
     assert isinstance(report, CallStarted)
-    assert (report.program, report.call, report.tool) == ("run:child", "call_0", "web_search")
+    assert (report.program, report.tool) == ("run:child", "web_search")
+    assert report.call.startswith("call_0@")
+
+
+def test_dynamos_call_ids_are_told_apart_by_their_program():
+    other = decode(dynamo(context={"session_id": "other"}))
+    assert other.call != decode(dynamo()).call == decode(dynamo("tool_end")).call
 
 
 def test_dynamos_context_without_a_trajectory_is_its_session():

@@ -79,11 +79,17 @@ class Server:
         self.turns = 0
         self.running: dict[str, tuple[str | None, int]] = {}
         self.held: dict[str, tuple[str | None, int]] = {}
+        self.ungated: set[str] = set()
 
-    def submit(self, program: str | None, turn: str, tokens: int) -> None:
+    def submit(self, program: str | None, turn: str, tokens: int, gated: bool = True) -> None:
         now_s = self.now_s
-        self.said.submitted(Identity(program), turn, tokens, 100, now_s)
-        if self.gate.submit(program, turn, tokens, now_s):
+        self.said.submitted(Identity(program, gated=gated), turn, tokens, 100, now_s)
+        if not gated:
+            self.gate.submit(None, turn, tokens, now_s)
+            self.gate.programs.touch(program, now_s).begin(turn, tokens)
+            self.ungated.add(turn)
+            self.running[turn] = (program, tokens)
+        elif self.gate.submit(program, turn, tokens, now_s):
             self.running[turn] = (program, tokens)
         else:
             self.held[turn] = (program, tokens)
@@ -95,7 +101,10 @@ class Server:
         meta = {"prompt_tokens": tokens, "completion_tokens": output_tokens} if output_tokens else {}
         now_s = self.now_s
         self.said.ended(program, turn, now_s, meta, "stop" if output_tokens else "abort", tools, last)
-        self.gate.finish(program, turn, now_s, tokens + output_tokens if output_tokens else None, last)
+        context_tokens = tokens + output_tokens if output_tokens else None
+        if turn in self.ungated:
+            self.gate.programs.get(program).end(turn, now_s, context_tokens)
+        self.gate.finish(None if turn in self.ungated else program, turn, now_s, context_tokens, last)
         self.decide()
         if last and program is not None:
             self.said.program_ended(program, "final", now_s)
@@ -126,7 +135,8 @@ def anything(server: Server, random: random.Random, steps: int, programs: int = 
             case 0 | 1 | 2:
                 program = random.choice((None, *contexts)) if random.random() < 0.3 else random.choice((*contexts,))
                 server.turns += 1
-                server.submit(program, f"t{server.turns}", contexts.get(program, 3000))
+                gated = program is None or random.random() < 0.9
+                server.submit(program, f"t{server.turns}", contexts.get(program, 3000), gated)
             case 3 | 4 | 5 if server.running:
                 turn = random.choice((*server.running,))
                 program, tokens = server.running[turn]
