@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from mars_sglang.control.learned import Learned
 from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.process import AddressTaken, Control
-from mars_sglang.stream.address import Address, AddressError
+from mars_sglang.stream.address import SERVER_NAME, Address, AddressError
 from mars_sglang.stream.keys import Keys, KeysError
 from mars_sglang.stream.recording import RecordingError
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(name, lambda *_: stopped.append(True))
     parent_gone = _watch(options.parent_pid)
     try:
-        address = Address.parse(options.address) if options.address else Address.default()
+        address = Address.parse(options.address) if options.address else Address.default(SERVER_NAME)
         keys = Keys.load(options.keys) if options.keys else None
         learned = Learned(options.predictions)
         consumer = PauseConsumer(learned.load())

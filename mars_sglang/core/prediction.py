@@ -24,7 +24,7 @@ import numpy as np
 from mars_sglang.core.pace import Paces
 from mars_sglang.core.pauses import BUCKETS, EDGES_S, NO_LOAD, LoadAt, PauseForecast, PauseKey, bucket_of
 
-SHRINKAGE = 16.0
+SHRINKAGE = 4.0
 """``K``: pauses that must reach a bucket for a key to weigh as much there as its fall-back. 8 to 32 were alike."""
 
 HALF_LIFE = 2000.0

@@ -15,7 +15,7 @@ from mars_sglang.sidecar.calls import Calls
 from mars_sglang.sidecar.listener import Listener, ToolsAddressTaken
 from mars_sglang.sidecar.load import LoadReader
 from mars_sglang.sidecar.service import Sidecar
-from mars_sglang.stream.address import Address, AddressError
+from mars_sglang.stream.address import SERVER_NAME, Address, AddressError
 from mars_sglang.stream.events import Heartbeat
 from mars_sglang.stream.keys import Keys, KeysError
 from mars_sglang.stream.publisher import Publisher
@@ -84,7 +84,7 @@ def _build(options: argparse.Namespace) -> Sidecar:
     keys = Keys.load(options.keys) if options.keys else None
     listen_keys = Keys.load(options.listen_keys) if options.listen_keys else keys
     tools = Address.parse(options.listen) if options.listen else Address.default()
-    control = Address.parse(options.control) if options.control else Address.default()
+    control = Address.parse(options.control) if options.control else Address.default(SERVER_NAME)
     key = os.environ.get(API_KEY_ENV)
     return Sidecar(
         name,

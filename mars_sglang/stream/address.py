@@ -18,6 +18,9 @@ from mars_sglang.stream.keys import Keys
 #: ``sun_path`` of a Unix socket has 108 bytes with its closing zero, on Linux.
 MAX_IPC_PATH_BYTES = 107
 
+#: Name of the stream beside a server on SGLang's default port: a server names its stream by its port.
+SERVER_NAME = "30000"
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TCP = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:/\s\[\]]+):(\d{1,5})")
 _ACCEPTED = "accepted are ipc:///FOLDER with an absolute path, and tcp://HOST:PORT with CURVE keys"

@@ -64,7 +64,7 @@ def decode(payload: bytes) -> AnyEvent:
         raise Malformed(f"event has {len(payload)} bytes; at most {MAX_EVENT_BYTES} are accepted")
     try:
         return _events.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
 
 
@@ -76,7 +76,7 @@ def decode_envelope(payload: bytes) -> Envelope:
     """
     try:
         return _envelopes.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
 
 
@@ -88,5 +88,5 @@ def decode_snapshot(payload: bytes) -> Snapshot:
     """
     try:
         return _snapshots.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error

@@ -1,5 +1,6 @@
 """The tracks of programs in a timeline: their turns, what lies between them, and what happens to their KV."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,9 @@ from mars_sglang.stream.events import (
     TurnSubmitted,
 )
 from mars_sglang.stream.trace import Row, Trace, Track
+
+#: Turns of what may be a mere chat that are remembered, for the row of the program that it may turn out to be.
+_MAX_CHATS = 10_000
 
 #: A turn that passes the gate at once still waits for the decision, some microseconds.
 _HELD_US = 1000
@@ -60,6 +64,9 @@ class ProgramTracks:
         self._trace = trace
         self._pid = trace.process("programs")
         self._programs: dict[str | None, _Program] = {}
+        self._turns: dict[str | None, _Program] = {}
+        """Whose each turn under way is, by its id: the engine calls one that is not gated nobody's."""
+        self._chats: OrderedDict[str, tuple[_Turn, TurnEnded, int]] = OrderedDict()
         self._gated: set[str] = set()
         """Servers that have a gate."""
 
@@ -76,44 +83,47 @@ class ProgramTracks:
             case TurnSubmitted():
                 self._turn_submitted(event, at_us)
             case FirstToken():
-                turn = self._turn(event)
+                turn = self._turn(event.turn)
                 if turn is not None and turn.first is None:
                     turn.first, turn.first_us = event, at_us
             case TurnEnded():
                 self._turn_ended(event, at_us)
             case TurnRetracted():
-                turn = self._turn(event)
-                track = turn.track if turn is not None else self._of(event.program).row.first
-                args = {"output_tokens": event.output_tokens, "retractions": event.retractions}
-                track.instant("retracted", at_us, args)
+                if (turn := self._turn(event.turn)) is not None:
+                    args = {"output_tokens": event.output_tokens, "retractions": event.retractions}
+                    turn.track.instant("retracted", at_us, args)
             case AdmissionTicket():
-                self._ticket(event, at_us)
-            case KvRetained(program=str(name)):
-                known = self._of(name)
+                self._gated.add(event.source)
+            case SourceStopped():
+                self._stopped(event.source, at_us)
+        known = self._programs.get(event.program) if event.program is not None else None
+        if known is not None:
+            self._hear_of(known, event, at_us)
+
+    def _hear_of(self, known: _Program, event: Event, at_us: int) -> None:
+        match event:
+            case AdmissionTicket():
+                self._ticket(known, event, at_us)
+            case KvRetained():
                 known.retained, known.retained_us, known.retained_until_us = event, at_us, None
-            case KvReclaimed(program=str(name)):
-                known = self._of(name)
+            case KvReclaimed():
                 known.row.first.instant("reclaimed", at_us, {"pages": event.pages, "pages_left": event.pages_left})
                 if event.pages_left == 0 and known.retained_until_us is None:
                     known.retained_until_us = at_us
-            case KvReleased(program=str(name)):
-                known = self._of(name)
+            case KvReleased():
                 if known.retained_until_us is None:
                     known.retained_until_us = at_us
-            case PausePredicted(program=str(name)):
-                self._of(name).prediction = event
-            case ProgramEnded(program=str(name)):
-                known = self._of(name)
+            case PausePredicted():
+                known.prediction = event
+            case ProgramEnded():
                 self._end_pause(known, at_us)
                 known.row.first.instant("program ended", at_us, {"reason": event.reason})
-            case SourceStopped():
-                self._stopped(event.source, at_us)
 
     def end(self, at_us: int) -> None:
         """The recording is over: draw what is under way."""
         for known in self._programs.values():
             for turn in known.turns.values():
-                self._draw_turn(known, turn, at_us, {"unfinished": True})
+                self._draw_turn(turn.track, known, turn, at_us, {"unfinished": True})
             self._end_pause(known, at_us, {"unfinished": True})
 
     def _of(self, program: str | None) -> _Program:
@@ -125,22 +135,27 @@ class ProgramTracks:
             )
         return known
 
-    def _turn(self, event: Event) -> _Turn | None:
-        return self._of(event.program).turns.get(event.turn)
+    def _turn(self, turn_id: str | None) -> _Turn | None:
+        known = self._turns.get(turn_id)
+        return None if known is None else known.turns[turn_id]
 
     def _turn_submitted(self, event: TurnSubmitted, at_us: int) -> None:
-        known = self._of(event.program)
+        known = self._of(event.program if event.gated else None)
+        if (chat := self._chats.pop(event.program, None)) is not None:
+            turn, ended, ended_us = chat
+            self._draw_turn(known.row.first, known, turn, ended_us, _end(ended))
+            self._begin_pause(known, ended, ended_us)
         if not known.turns:
             self._end_pause(known, at_us, tool=event.tool)
             known.retained = None
-        if (same := known.turns.pop(event.turn, None)) is not None:
-            self._draw_turn(known, same, at_us, {})
+        if (same := self._turns.pop(event.turn, None)) is not None:
+            turn = same.turns.pop(event.turn)
+            self._draw_turn(turn.track, same, turn, at_us, {})
         known.source = event.source
         known.turns[event.turn] = _Turn(known.row.take(at_us), event, at_us)
+        self._turns[event.turn] = known
 
-    def _ticket(self, event: AdmissionTicket, at_us: int) -> None:
-        known = self._of(event.program)
-        self._gated.add(event.source)
+    def _ticket(self, known: _Program, event: AdmissionTicket, at_us: int) -> None:
         known.has_place = event.decision in ("admitted", "resumed")
         if known.has_place:
             for turn in known.turns.values():
@@ -150,21 +165,30 @@ class ProgramTracks:
             known.row.first.instant(event.decision, at_us)
 
     def _turn_ended(self, event: TurnEnded, at_us: int) -> None:
-        known = self._of(event.program)
+        known = self._turns.pop(event.turn, None) or self._programs.get(event.program)
+        if known is None:
+            return
         turn = known.turns.pop(event.turn, None)
         if turn is not None:
-            args = {"output_tokens": event.output_tokens, "finish_reason": event.finish_reason}
-            self._draw_turn(known, turn, at_us, args)
+            self._draw_turn(turn.track, known, turn, at_us, _end(event))
+            if event.program is not None and not turn.submitted.gated:
+                self._chats[event.program] = (turn, event, at_us)
+                if len(self._chats) > _MAX_CHATS:
+                    self._chats.popitem(last=False)
+                return
         if event.program is not None and not known.turns:
-            # A turn without an answer asked for no tool.
-            known.pause_us = at_us if event.output_tokens and not event.last else None
-            known.has_place &= not event.last
-            known.tools, known.prediction = event.tools, None
+            self._begin_pause(known, event, at_us)
 
-    def _draw_turn(self, known: _Program, turn: _Turn, end_us: int, args: dict[str, Any]) -> None:
+    def _begin_pause(self, known: _Program, event: TurnEnded, at_us: int) -> None:
+        # A turn without an answer asked for no tool.
+        known.pause_us = at_us if event.output_tokens and not event.last else None
+        known.has_place &= not event.last
+        known.tools, known.prediction = event.tools, None
+
+    def _draw_turn(self, track: Track, known: _Program, turn: _Turn, end_us: int, args: dict[str, Any]) -> None:
         said = turn.submitted
         args = {"turn": said.turn, "number": said.number, "prompt_tokens": said.prompt_tokens, **args}
-        track, queued_us = turn.track, turn.submitted_us
+        queued_us = turn.submitted_us
         if turn.passed_us is not None:
             queued_us = min(turn.passed_us, end_us)
             track.slice("held", turn.submitted_us, queued_us, args)
@@ -186,11 +210,11 @@ class ProgramTracks:
         if known.pause_us is None:
             return
         begin_us, known.pause_us = known.pause_us, None
-        name = ", ".join(use.command or use.tool for use in known.tools) or tool or "tool"
+        tools = ", ".join(use.command or use.tool for use in known.tools) or tool
         said = known.prediction
         expected = {} if said is None else {"expected_s": dict(zip(said.probabilities, said.quantiles_s, strict=False))}
         track = known.row.first
-        track.slice(f"tool: {name}", begin_us, at_us, {**(args or {}), **expected})
+        track.slice(f"tool: {tools}" if tools else "pause", begin_us, at_us, {**(args or {}), **expected})
         if known.retained is not None:
             until_us = at_us if known.retained_until_us is None else known.retained_until_us
             tokens = known.retained.pages * known.retained.page_tokens
@@ -203,6 +227,11 @@ class ProgramTracks:
         for known in self._programs.values():
             if known.source == source:
                 for turn in known.turns.values():
-                    self._draw_turn(known, turn, at_us, {"finish_reason": "server stopped"})
+                    self._draw_turn(turn.track, known, turn, at_us, {"finish_reason": "server stopped"})
+                    del self._turns[turn.submitted.turn]
                 known.turns.clear()
                 self._end_pause(known, at_us)
+
+
+def _end(event: TurnEnded) -> dict[str, Any]:
+    return {"output_tokens": event.output_tokens, "finish_reason": event.finish_reason}

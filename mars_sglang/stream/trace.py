@@ -10,8 +10,9 @@ import msgspec
 
 _encode = msgspec.json.Encoder().encode
 
-#: Tracks of one row are kept together in the viewer, in the order of their numbers.
-_ROW = 1000
+#: Perfetto sorts tracks by their numbers, so a row has this many that follow each other; a wider
+#: one goes on behind all rows. No number may be that of a process, or it would be its main thread's.
+_ROW, _FIRST, _BEHIND = 100, 1_000, 2_000_000_000
 
 
 class Trace:
@@ -20,8 +21,7 @@ class Trace:
     def __init__(self, file: BinaryIO):
         self._file = file
         self._processes = 0
-        # A thread with the number of its process would count as its main thread.
-        self._tracks = 1_000_000
+        self._behind = _BEHIND
         self.events = 0
         file.write(b'{"displayTimeUnit":"ms","traceEvents":[')
 
@@ -33,12 +33,13 @@ class Trace:
         self._write({"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "args": {"sort_index": pid}})
         return pid
 
-    def track(self, pid: int, name: str, place: int) -> "Track":
-        """A track of a group, shown at a place in it."""
-        self._tracks += 1
-        tid = self._tracks
+    def track(self, pid: int, name: str, row: int, number: int) -> "Track":
+        """A track of a group, shown at a place in one of its rows."""
+        if number < _ROW:
+            tid = _FIRST + row * _ROW + number
+        else:
+            tid = self._behind = self._behind + 1
         self._write({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name}})
-        self._write({"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": place}})
         return Track(self, pid, tid)
 
     def counter(self, pid: int, name: str, at_us: int, values: dict[str, float | None]) -> None:
@@ -91,8 +92,8 @@ class Track:
 class Row:
     """As many tracks as things of one name are under way at a time: ``x``, ``x (2)``, ..."""
 
-    def __init__(self, trace: Trace, pid: int, name: str, place: int):
-        self._trace, self._pid, self._name, self._place = trace, pid, name, place
+    def __init__(self, trace: Trace, pid: int, name: str, number: int):
+        self._trace, self._pid, self._name, self._number = trace, pid, name, number
         self._tracks: list[Track] = []
 
     @property
@@ -112,5 +113,5 @@ class Row:
     def _add(self) -> Track:
         number = len(self._tracks)
         name = f"{self._name} ({number + 1})" if number else self._name
-        self._tracks.append(self._trace.track(self._pid, name, self._place * _ROW + min(number, _ROW - 1)))
+        self._tracks.append(self._trace.track(self._pid, name, self._number, number))
         return self._tracks[-1]

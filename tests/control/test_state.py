@@ -86,6 +86,14 @@ def test_behind_a_gate_a_program_is_held_until_its_ticket():
     assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "paused")
 
 
+def test_a_program_whose_place_was_released_has_to_wait_again():
+    tickets = [AdmissionTicket(source=SERVER, program="p", decision=said) for said in ("admitted", "released")]
+    state = after(submitted(), tickets[0], ended(), tickets[1])
+    assert state.program_state("p").admission is None
+    state.apply(submitted(turn="u"), 9.0)
+    assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "waiting")
+
+
 def test_a_turn_that_is_not_gated_is_not_held():
     assert after(AdmissionWindow(source=SERVER), submitted(gated=False)).program_state("p").phase == "reasoning"
 
@@ -219,7 +227,7 @@ def events(draw):
     if kind in (KvRetained, KvReclaimed):
         fields["pages"] = draw(st.integers(0, 3))
     if kind is AdmissionTicket:
-        fields["decision"] = draw(st.sampled_from(["admitted", "paused", "resumed"]))
+        fields["decision"] = draw(st.sampled_from(["admitted", "paused", "resumed", "released"]))
     if kind is SourceState:
         programs = draw(st.lists(st.sampled_from("pqr"), unique=True))
         fields |= {

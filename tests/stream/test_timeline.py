@@ -41,6 +41,7 @@ class Trace:
         assert set(whole) == {"traceEvents", "displayTimeUnit"} and whole["displayTimeUnit"] in ("ms", "ns")
         self.groups: dict[int, str] = {}
         self.tracks: dict[tuple[int, int], str] = {}
+        """Name by group and number."""
         self.slices = defaultdict(list)
         self.instants = defaultdict(list)
         self.counters = defaultdict(list)
@@ -61,7 +62,7 @@ class Trace:
                     assert (pid, tid) not in self.tracks and tid != pid
                     self.tracks[pid, tid] = event["args"]["name"]
                 else:
-                    assert event["name"] in ("process_sort_index", "thread_sort_index")
+                    assert event["name"] == "process_sort_index"
                     assert type(event["args"]["sort_index"]) is int
                 return
             case "X":
@@ -233,6 +234,23 @@ def test_what_happens_to_a_context_is_drawn_in_its_pause(say):
         (3_000_000, "reclaimed"),
         (5_000_000, "program ended"),
     ]
+
+
+def test_a_chat_that_turns_out_to_be_a_program_has_its_first_turn_in_both_rows(say):
+    for name, at_s, gated in (("t1", 1.0, False), ("t2", 5.0, True)):
+        say(SERVER, TurnSubmitted, at_s, program="p", turn=name, gated=gated)
+        say(ENGINE, FirstToken, at_s + 0.5, program="p" if gated else None, turn=name, prefill_s=0.5)
+        say(SERVER, TurnEnded, at_s + 1.0, program="p", turn=name, output_tokens=5, last=gated)
+    say(SERVER, TurnSubmitted, 7.0, program="chat", turn="t3", gated=False)
+    say(SERVER, TurnEnded, 8.0, program="chat", turn="t3", output_tokens=5)
+    say(ENGINE, PausePredicted, 8.0, program="chat")
+    say(SERVER, ProgramEnded, 9.0, program="chat", reason="dormant")
+    trace = say.trace()
+    first = [(0, 500_000, "prefill"), (500_000, 1_000_000, "decode")]
+    second = [(4_000_000, 4_500_000, "prefill"), (4_500_000, 5_000_000, "decode")]
+    assert trace.names("programs", "p") == [*first, (1_000_000, 4_000_000, "pause"), *second]
+    assert trace.names("programs", "without a program") == [*first, (6_000_000, 7_000_000, "queued")]
+    assert set(trace.tracks.values()) == {"p", "without a program"}
 
 
 def test_messages_that_came_late_are_drawn_when_they_happened(say):
