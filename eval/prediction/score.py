@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from eval.prediction.order import Pause, Step, What
-from eval.prediction.rules import OURS, PRICES, RULES, Rivals, bet, deadlines_s
+from eval.prediction.rules import PRICES, RULES, Rivals, bet, deadlines_s
 from mars_sglang.core.cost_model import CostModel
 from mars_sglang.core.pauses import BUCKETS, EDGES_S, PauseForecast, bucket_of
 from mars_sglang.core.prediction import PausePredictor
@@ -42,7 +42,8 @@ class Scores:
     cost: dict[tuple[float, str], float] = field(default_factory=dict)
     """Seconds of GPU by price and rule."""
     oracle: dict[float, float] = field(default_factory=dict)
-    early_cost: dict[tuple[float, str], float] = field(default_factory=dict)
+    never_ended: int = 0
+    """Pauses after a last turn of which the end was not said."""
     called_dormant: list[tuple[float, float]] = field(default_factory=list)
     """Pauses called dormant: after how long, and how long they lasted."""
 
@@ -77,13 +78,9 @@ def _share(probability: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (probability - low) / (high - low)))
 
 
-def score(
-    steps: Iterable[Step], predictor: PausePredictor, cost: CostModel, *, look: Callable[[Step], None] | None = None
-) -> Scores:
-    """Everything measured in one pass. ``look`` is shown each step after the predictor has seen it."""
-    scores = Scores(
-        cost={(price, rule): 0.0 for price in PRICES for rule in RULES}, oracle=dict.fromkeys(PRICES, 0.0)
-    )
+def score(steps: Iterable[Step], predictor: PausePredictor, cost: CostModel) -> Scores:
+    """Everything measured in one pass."""
+    scores = Scores(cost={(price, rule): 0.0 for price in PRICES for rule in RULES}, oracle=dict.fromkeys(PRICES, 0.0))
     rivals = Rivals()
     told_s: dict[int, float] = {}
     dormant: set[int] = set()
@@ -94,6 +91,8 @@ def score(
             scores.forecasts.append(_placed(forecast, pause))
             if pause.seconds < math.inf:
                 _decide(scores, forecast, rivals, pause, cost)
+            else:
+                scores.never_ended += 1
         elif step.what is What.END:
             predictor.observe(pause.key, pause.seconds, since_s=told_s.pop(pause.number, 0.0))
             rivals.observe(pause.key, pause.seconds)
@@ -107,8 +106,6 @@ def score(
             if forecast.dormant(DORMANT_WITHIN_S, DORMANT_BELOW):
                 scores.called_dormant.append((step.elapsed_s, pause.seconds))
                 dormant.add(pause.number)
-        if look is not None:
-            look(step)
     return scores
 
 
@@ -127,6 +124,3 @@ def _decide(scores: Scores, forecast: PauseForecast, rivals: Rivals, pause: Paus
         scores.oracle[price] += stake.oracle(pause.seconds)
         for rule, deadline_s in deadlines_s(forecast, rivals, pause.key, stake.worth_s).items():
             scores.cost[price, rule] += stake.cost(pause.seconds, deadline_s)
-
-
-__all__ = ["LOOKED_AT_S", "OURS", "PROBABILITIES", "Forecast", "Scores", "coverage", "coverage_to_the_digit", "score"]

@@ -11,11 +11,11 @@ from typing import get_args
 import zmq
 
 from mars_sglang import clock
-from mars_sglang.control.authenticator import Authenticator
 from mars_sglang.control.sequencer import Consumer, Ordered, Sequencer
 from mars_sglang.control.sources import Sources
 from mars_sglang.control.state import STALE_S
 from mars_sglang.stream.address import Address
+from mars_sglang.stream.authenticator import Authenticator
 from mars_sglang.stream.codec import HEADER, MAX_EVENT_BYTES, Malformed, decode, decode_envelope, encode, kind_of
 from mars_sglang.stream.events import AnyEvent, Heartbeat, SourceState, SourceStopped
 from mars_sglang.stream.keys import Keys

@@ -1,4 +1,4 @@
-"""How fast programs are, compared with all others whose pauses are of the same kind.
+"""How fast a program is with a tool, compared with the other programs that use it.
 
 A program's pauses end at the hazard of their kind times its pace, which is gamma distributed over programs with mean 1
 and variance ``1 / k``, ``k = PACE_PRIOR`` (shared frailty; Clayton, Biometrika 65, 1978). With ``A(t)`` the cumulative
@@ -22,22 +22,34 @@ PACE_MEMORY = 0.9
 MAX_PROGRAM_NAME = 512
 """Characters of a program's id that count; longer than any that the server lets in."""
 
+MAX_NAME = 64
+"""Characters of a tool or command that count. Names come from clients."""
+
+Owner = tuple[str, str]
+
+
+def owner_of(program: str, tool: str) -> Owner:
+    return program[:MAX_PROGRAM_NAME], tool[:MAX_NAME]
+
 
 class Paces:
-    """Two numbers per program, for at most so many programs; those not heard from for longest are forgotten."""
+    """Two numbers per owner, for at most so many of them; those not heard from for longest are forgotten.
 
-    def __init__(self, max_programs: int):
-        if max_programs < 1:
-            raise ValueError(f"max_programs: {max_programs!r}; accepted: a whole number of at least 1")
-        self._max_programs = max_programs
-        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    An owner is a program and a tool: a person at the end of a turn is not quick because the program's tools are.
+    """
+
+    def __init__(self, max_paces: int):
+        if max_paces < 1:
+            raise ValueError(f"max_paces: {max_paces!r}; accepted: a whole number of at least 1")
+        self._max_paces = max_paces
+        self._known: OrderedDict[Owner, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def paced(self, survival: np.ndarray, program: str | None) -> np.ndarray:
-        """The survival of this program's pauses, from that of all programs' pauses of the kind; same shape."""
-        known = None if program is None else self._known.get(program[:MAX_PROGRAM_NAME])
+    def paced(self, survival: np.ndarray, owner: Owner | None) -> np.ndarray:
+        """The survival of this owner's pauses, from that of all programs' pauses of the kind; same shape."""
+        known = None if owner is None else self._known.get(owner)
         if known is None:
             return survival
         ended, exposed = known
@@ -45,9 +57,9 @@ class Paces:
         return (1.0 + cumulative / (PACE_PRIOR + exposed)) ** -(PACE_PRIOR + ended)
 
     def learn_end(
-        self, program: str, survival: np.ndarray, first: int, shares: Iterable[tuple[int, float]], *, new: bool
+        self, owner: Owner, survival: np.ndarray, first: int, shares: Iterable[tuple[int, float]], *, new: bool
     ) -> None:
-        """A pause of the program ended: in which buckets, with which shares. It was told of up to bucket ``first``.
+        """A pause of the owner ended: in which buckets, with which shares. It was told of up to bucket ``first``.
 
         Args:
             survival: over all programs, at the edges of the buckets.
@@ -62,17 +74,14 @@ class Paces:
                 exposed += share * max(0.0, _mean_exposure(survival[bucket], survival[bucket + 1]) - before)
             else:
                 exposed += share * (_exposure(survival[-1]) - before)
-        self._add(program, ended, exposed, new)
+        self._add(owner, ended, exposed, new)
 
-    def learn_silence(self, program: str, survival: np.ndarray, first: int, last: int, *, new: bool) -> None:
-        """A pause of the program went on from bucket ``first`` to ``last``."""
-        self._add(program, 0.0, max(0.0, _exposure(survival[last]) - _exposure(survival[first])), new)
-
-    def forget(self, program: str) -> None:
-        self._known.pop(program[:MAX_PROGRAM_NAME], None)
+    def learn_silence(self, owner: Owner, survival: np.ndarray, first: int, last: int, *, new: bool) -> None:
+        """A pause of the owner went on from bucket ``first`` to ``last``."""
+        self._add(owner, 0.0, max(0.0, _exposure(survival[last]) - _exposure(survival[first])), new)
 
     def to_state(self) -> list:
-        return [[program, ended, exposed] for program, (ended, exposed) in self._known.items()]
+        return [[*owner, ended, exposed] for owner, (ended, exposed) in self._known.items()]
 
     def load_state(self, rows: list) -> None:
         """Take over what :meth:`to_state` gave.
@@ -80,21 +89,22 @@ class Paces:
         Raises:
             TypeError, ValueError: it is not that.
         """
-        for program, ended, exposed in rows:
-            if not (isinstance(program, str) and 0 <= float(ended) < math.inf and 0 <= float(exposed) < math.inf):
-                raise ValueError(f"program {program!r} has {ended!r} and {exposed!r}; accepted: numbers, 0 or more")
-            self._known[program[:MAX_PROGRAM_NAME]] = float(ended), float(exposed)
+        for program, tool, ended, exposed in rows:
+            if not (isinstance(program, str) and isinstance(tool, str)):
+                raise TypeError(f"{program!r} with {tool!r} are no names")
+            if not (0 <= ended < math.inf and 0 <= exposed < math.inf):
+                raise ValueError(f"{program!r} with {tool!r} has {ended!r} and {exposed!r}; accepted: 0 or more")
+            self._known[owner_of(program, tool)] = float(ended), float(exposed)
         self._trim()
 
-    def _add(self, program: str, ended: float, exposed: float, new: bool) -> None:
-        program = program[:MAX_PROGRAM_NAME]
-        known_ended, known_exposed = self._known.pop(program, (0.0, 0.0))
+    def _add(self, owner: Owner, ended: float, exposed: float, new: bool) -> None:
+        known_ended, known_exposed = self._known.pop(owner, (0.0, 0.0))
         keep = PACE_MEMORY if new else 1.0
-        self._known[program] = known_ended * keep + ended, known_exposed * keep + exposed
+        self._known[owner] = known_ended * keep + ended, known_exposed * keep + exposed
         self._trim()
 
     def _trim(self) -> None:
-        while len(self._known) > self._max_programs:
+        while len(self._known) > self._max_paces:
             self._known.popitem(last=False)
 
 

@@ -8,7 +8,7 @@
   posterior mean of a beta process with the coarser hazard for its centre (Hjort, Annals of Statistics 18, 1990). It
   works per bucket: a command with many short pauses and few long ones speaks for itself on the short ones, and its tool
   speaks for it on the long ones.
-* **Pace.** Of a program, compared with others: :mod:`mars_sglang.core.pace`.
+* **Pace.** Of a program with a tool, compared with others: :mod:`mars_sglang.core.pace`.
 * **Load.** Learned and kept are pauses without load; :class:`~mars_sglang.core.pauses.LoadAt` says what load adds.
   Where the wait is not known exactly, a pause is shared out over the likely waits by how well each explains it, a step
   of online expectation maximisation (Cappé and Moulines, JRSS B 71, 2009).
@@ -21,11 +21,12 @@ from collections import OrderedDict
 
 import numpy as np
 
-from mars_sglang.core.pace import Paces
+from mars_sglang.core.pace import MAX_NAME, Owner, Paces, owner_of
 from mars_sglang.core.pauses import BUCKETS, EDGES_S, NO_LOAD, LoadAt, PauseForecast, PauseKey, bucket_of
 
 SHRINKAGE = 4.0
-"""``K``: pauses that must reach a bucket for a key to weigh as much there as its fall-back. 8 to 32 were alike."""
+"""``K``: pauses that must reach a bucket for a key to weigh as much there as its fall-back. It counts in every bucket, so
+16 pulls a rare kind that is unlike the others (a person's pauses) visibly towards them; 1 trusts single long pauses."""
 
 HALF_LIFE = 2000.0
 """Pauses that reach a bucket after which what its key knew there counts half. Counted per bucket, as the few pauses that
@@ -34,11 +35,8 @@ are long would else be forgotten by the many that are short. 1000 to 5000 were a
 MAX_KEYS = 1024
 """Commands and tools remembered, 2.6 KB each; the ones not seen for longest are forgotten."""
 
-MAX_PROGRAMS = 16_384
-"""Programs of which the pace is remembered; forgotten likewise."""
-
-MAX_NAME = 64
-"""Characters of a tool or command that count. Names come from clients."""
+MAX_PACES = 16_384
+"""Pairs of program and tool of which the pace is remembered; forgotten likewise."""
 
 STATE_VERSION = 1
 
@@ -69,29 +67,29 @@ class PausePredictor:
     ``since_s`` is how long it had lasted when it was last told of.
     """
 
-    def __init__(self, *, max_keys: int = MAX_KEYS, max_programs: int = MAX_PROGRAMS):
+    def __init__(self, *, max_keys: int = MAX_KEYS, max_paces: int = MAX_PACES):
         if max_keys < 1:
             raise ValueError(f"max_keys: {max_keys!r}; accepted: a whole number of at least 1")
         self._max_keys = max_keys
         self._everything = np.zeros((2, BUCKETS))
         self._counts: OrderedDict[_Name, np.ndarray] = OrderedDict()
         """Per key, shape ``(2, BUCKETS)``: pauses that ended in the bucket, and that reached it."""
-        self._paces = Paces(max_programs)
+        self._paces = Paces(max_paces)
 
     def __len__(self) -> int:
         """Keys remembered."""
         return len(self._counts)
 
     @property
-    def programs(self) -> int:
-        """Programs of which the pace is remembered."""
+    def paces(self) -> int:
+        """Pairs of program and tool of which the pace is remembered."""
         return len(self._paces)
 
     def predict(self, key: PauseKey, elapsed_s: float = 0.0, load: LoadAt = NO_LOAD) -> PauseForecast:
         """The distribution of a pause of this key that has lasted ``elapsed_s``, its executor loaded as said."""
         _check("elapsed_s", elapsed_s, finite=True)
         names = _names(key)
-        survival = self._paces.paced(self._survival(names), key.program)
+        survival = self._paces.paced(self._survival(names), _owner(key))
         if load != NO_LOAD:
             waits = load.waits_s()
             survival = sum(np.interp((EDGES_S - w) / load.slowdown, EDGES_S, survival) for w in waits) / len(waits)
@@ -104,7 +102,8 @@ class PausePredictor:
         _check("since_s", since_s)
         names = _names(key)
         survival = self._survival(names)
-        shares = self._explained(seconds, load, survival, key.program)
+        owner = _owner(key)
+        shares = self._explained(seconds, load, survival, owner)
         first = bucket_of(_unloaded(since_s, load))
         new = not since_s
         for counts in self._counts_of(names):
@@ -114,8 +113,8 @@ class PausePredictor:
                 counts[_REACHED, start : bucket + 1] += share
                 if bucket < BUCKETS:
                     counts[_ENDED, bucket] += share
-        if key.program is not None:
-            self._paces.learn_end(key.program, survival, first, shares, new=new)
+        if owner is not None:
+            self._paces.learn_end(owner, survival, first, shares, new=new)
 
     def still_out(self, key: PauseKey, seconds: float, load: LoadAt = NO_LOAD, since_s: float = 0.0) -> None:
         """Learn that a pause has lasted ``seconds`` and not ended; infinite for one that never will.
@@ -132,12 +131,9 @@ class PausePredictor:
             counts[:, first:last] *= 1.0 - _FADE
             counts[_REACHED, first:last] += 1.0
         # A pause without an end says that the program is over, not that it is slow.
-        if key.program is not None and seconds < math.inf:
-            self._paces.learn_silence(key.program, survival, first, max(first, last), new=new)
-
-    def forget_program(self, program: str) -> None:
-        """It is over: its pace is of no more use."""
-        self._paces.forget(program)
+        owner = _owner(key)
+        if owner is not None and seconds < math.inf:
+            self._paces.learn_silence(owner, survival, first, max(first, last), new=new)
 
     def to_state(self) -> dict:
         """All that was learned, in plain lists, dictionaries, strings and floats."""
@@ -146,12 +142,12 @@ class PausePredictor:
             "version": STATE_VERSION,
             "buckets": BUCKETS,
             "keys": [[list(name), counts.tolist()] for name, counts in kept],
-            "programs": self._paces.to_state(),
+            "paces": self._paces.to_state(),
         }
 
     @classmethod
-    def from_state(cls, state: dict, *, max_keys: int = MAX_KEYS, max_programs: int = MAX_PROGRAMS) -> "PausePredictor":
-        """A predictor that goes on from a saved state; of more keys or programs than it may hold, the newest.
+    def from_state(cls, state: dict, *, max_keys: int = MAX_KEYS, max_paces: int = MAX_PACES) -> "PausePredictor":
+        """A predictor that goes on from a saved state; of more keys or paces than it may hold, the newest.
 
         Raises:
             PredictionStateError: of another version, or not what :meth:`to_state` gives.
@@ -161,11 +157,11 @@ class PausePredictor:
         for name, accepted in (("version", STATE_VERSION), ("buckets", BUCKETS)):
             if state.get(name) != accepted:
                 raise PredictionStateError(f"state.{name} is {state.get(name)!r}; accepted: {accepted}")
-        predictor = cls(max_keys=max_keys, max_programs=max_programs)
+        predictor = cls(max_keys=max_keys, max_paces=max_paces)
         try:
             for name, values in state["keys"]:
                 predictor._load(tuple(name), np.array(values, dtype=float))
-            predictor._paces.load_state(state["programs"])
+            predictor._paces.load_state(state["paces"])
         except (KeyError, TypeError, ValueError) as error:
             raise PredictionStateError(f"state: {error!r}; accepted: what to_state gives") from error
         return predictor
@@ -195,14 +191,14 @@ class PausePredictor:
         return np.maximum(survival, _LEAST_SURVIVAL, out=survival)
 
     def _explained(
-        self, seconds: float, load: LoadAt, survival: np.ndarray, program: str | None
+        self, seconds: float, load: LoadAt, survival: np.ndarray, owner: Owner | None
     ) -> tuple[tuple[int, float], ...]:
         """Buckets of the pause without its load, and how likely each is: one where the wait is exact, else several."""
         waits = load.waits_s()
         if len(waits) == 1:
             return ((bucket_of(_unloaded(seconds, load)), 1.0),)
         buckets = [bucket_of((seconds - wait) / load.slowdown) for wait in waits if wait < seconds] or [0]
-        paced = self._paces.paced(survival, program)
+        paced = self._paces.paced(survival, owner)
         densities = [
             float((paced[b] - paced[b + 1]) / (EDGES_S[b + 1] - EDGES_S[b])) if b < BUCKETS else 0.0 for b in buckets
         ]
@@ -240,6 +236,10 @@ class PausePredictor:
 def _names(key: PauseKey) -> tuple[_Name, ...]:
     tool = key.tool[:MAX_NAME]
     return ((tool,),) if key.command is None else ((tool,), (tool, key.command[:MAX_NAME]))
+
+
+def _owner(key: PauseKey) -> Owner | None:
+    return None if key.program is None else owner_of(key.program, key.tool)
 
 
 def _unloaded(seconds: float, load: LoadAt) -> float:

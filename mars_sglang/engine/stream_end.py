@@ -23,6 +23,10 @@ AWAY_S = 2.0
 MAX_TOLD_PROGRAMS = 10_000
 
 
+#: What is said of a request's id.
+MAX_TURN_ID_CHARACTERS = 256
+
+
 class StreamEnd:
     """For one thread, which calls :meth:`hear` every few milliseconds.
 
@@ -41,7 +45,13 @@ class StreamEnd:
         self._subscriber = Subscriber(address, (*HEARD, Heartbeat), keys=keys)
         self._resync = Resync(self._publisher.source)
         self._heartbeat_at: float | None = None
-        self.publish = self._publisher.publish
+
+    def publish(self, event: type[Event] | Event, /, **fields) -> None:
+        """As :meth:`Publisher.publish`. A client chooses its request ids as long as it likes, and events are bounded."""
+        turn = fields.get("turn")
+        if turn is not None and len(turn) > MAX_TURN_ID_CHARACTERS:
+            fields["turn"] = turn[:MAX_TURN_ID_CHARACTERS]
+        self._publisher.publish(event, **fields)
 
     def hear(self) -> list[Event]:
         """What others said since the last call, of :data:`HEARD`; tells our state again where it was lost."""

@@ -46,7 +46,7 @@ class Listener:
             address.prepare(keys)
             self._take()
             if address.folder is None:
-                from mars_sglang.control.authenticator import Authenticator
+                from mars_sglang.stream.authenticator import Authenticator
 
                 self._authenticator = Authenticator(self._context, keys)
                 self._poller.register(self._authenticator.socket, zmq.POLLIN)

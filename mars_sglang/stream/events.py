@@ -298,7 +298,7 @@ class SourceState(Event, tag="source_state", frozen=True, kw_only=True, omit_def
     """A part of what its source knows to be going on now.
 
     Parts come in one run, the last with ``done``; together they replace what was known
-    from earlier messages of this source's role.
+    from earlier messages of this source.
     """
 
     role: Name = ""

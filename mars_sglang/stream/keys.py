@@ -66,7 +66,7 @@ class Keys:
     def as_server(self, socket: zmq.Socket) -> None:
         """Let a socket serve holders of a client's secret key, and nobody else.
 
-        Needs an authenticator in the socket's context; see :mod:`mars_sglang.control.authenticator`.
+        Needs an authenticator in the socket's context; see :mod:`mars_sglang.stream.authenticator`.
         """
         if self.server_secret is None or not self.clients:
             raise KeysError(f"{self.folder} needs server.secret and client.public, for the control process")

@@ -141,8 +141,8 @@ class ProgramTracks:
 
     def _turn_submitted(self, event: TurnSubmitted, at_us: int) -> None:
         known = self._of(event.program if event.gated else None)
-        if (chat := self._chats.pop(event.program, None)) is not None:
-            turn, ended, ended_us = chat
+        if event.gated and event.program in self._chats:
+            turn, ended, ended_us = self._chats.pop(event.program)
             self._draw_turn(known.row.first, known, turn, ended_us, _end(ended))
             self._begin_pause(known, ended, ended_us)
         if not known.turns:
@@ -172,9 +172,10 @@ class ProgramTracks:
         if turn is not None:
             self._draw_turn(turn.track, known, turn, at_us, _end(event))
             if event.program is not None and not turn.submitted.gated:
-                self._chats[event.program] = (turn, event, at_us)
-                if len(self._chats) > _MAX_CHATS:
-                    self._chats.popitem(last=False)
+                if event.program not in self._programs:
+                    self._chats[event.program] = (turn, event, at_us)
+                    if len(self._chats) > _MAX_CHATS:
+                        self._chats.popitem(last=False)
                 return
         if event.program is not None and not known.turns:
             self._begin_pause(known, event, at_us)

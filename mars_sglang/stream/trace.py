@@ -65,19 +65,20 @@ class Track:
         """Taken by something that is under way."""
         self.end_us = 0
         """Where the last slice ends."""
+        self._begin_us = 0
         self._trace = trace
         self._at = {"pid": pid, "tid": tid}
 
     def slice(self, name: str, begin_us: int, end_us: int, args: dict[str, Any] | None = None) -> None:
         """Draw a slice, but no part of it over the one before: slices that overlap garble a track."""
-        begin_us = max(begin_us, self.end_us)
-        if end_us > begin_us:
-            self._draw(name, begin_us, end_us, args)
+        self._begin_us = max(begin_us, self.end_us)
+        if end_us > self._begin_us:
+            self._draw(name, self._begin_us, end_us, args)
             self.end_us = end_us
 
     def inside(self, name: str, begin_us: int, end_us: int, args: dict[str, Any] | None = None) -> None:
-        """Draw a slice inside the last one, which has to hold it."""
-        end_us = min(end_us, self.end_us)
+        """Draw as much of a slice as lies in the last one."""
+        begin_us, end_us = max(begin_us, self._begin_us), min(end_us, self.end_us)
         if end_us > begin_us:
             self._draw(name, begin_us, end_us, args)
 
