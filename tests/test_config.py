@@ -139,7 +139,7 @@ def test_a_control_process_that_runs_already_is_used_and_not_started(tmp_path):
     [
         ({"control": "tcp://127.0.0.1:7000"}, "--mars-control 'tcp://127.0.0.1:7000': .*CURVE keys.*mars-sglang keys"),
         ({"control": "nowhere"}, "--mars-control 'nowhere': .*accepted are ipc:///FOLDER.*also accepted: auto, off"),
-        ({"control": "ipc:///tmp/x", "record": "f"}, "--mars-record is for the control process that this server starts"),
+        ({"control": "ipc:///tmp/x", "record": "f"}, "--mars-record is for the control process that this"),
         ({"control": "off", "record": "f"}, "--mars-record needs the stream that --mars-control off turns off"),
         ({"sidecar": "yes"}, "--mars-sidecar is 'yes'; accepted: on, off"),
         ({"recognise": "yes"}, "--mars-recognise is 'yes'; accepted: on, off"),

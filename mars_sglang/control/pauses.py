@@ -157,7 +157,6 @@ class PauseConsumer:
     def _forget(self, program: str) -> None:
         self._open.pop(program, None)
         self._executors.pop(program, None)
-        self.predictor.forget_program(program)
 
     def _look_later(self, program: str, pause: _Pause, age_s: float) -> None:
         self._number += 1

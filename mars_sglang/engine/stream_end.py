@@ -47,10 +47,10 @@ class StreamEnd:
         self._heartbeat_at: float | None = None
 
     def publish(self, event: type[Event] | Event, /, **fields) -> None:
-        """As :meth:`Publisher.publish`. A client chooses its request ids as long as it likes, and events are bounded."""
+        """As :meth:`Publisher.publish`, with the id of a turn made fit to be sent: clients choose theirs freely."""
         turn = fields.get("turn")
-        if turn is not None and len(turn) > MAX_TURN_ID_CHARACTERS:
-            fields["turn"] = turn[:MAX_TURN_ID_CHARACTERS]
+        if turn is not None and (len(turn) > MAX_TURN_ID_CHARACTERS or not turn.isascii()):
+            fields["turn"] = turn[:MAX_TURN_ID_CHARACTERS].encode(errors="replace").decode()
         self._publisher.publish(event, **fields)
 
     def hear(self) -> list[Event]:

@@ -138,9 +138,9 @@ def test_open_pauses_go_on_after_a_restart():
     told = Told()
     known = ProgramState(program="a", phase="acting", since_s=90.0, turns=3, tools=LS)
     told.tell(SourceState(role="server", programs=(known,)), 100.0)
-    assert told.consumer.predictor.programs == 0
+    assert told.consumer.predictor.paces == 0
     told.tell(TurnSubmitted(program="a", turn="4"), 101.0)
-    assert told.consumer.predictor.programs == 1
+    assert told.consumer.predictor.paces == 1
 
 
 def test_what_was_learned_outlives_the_process(tmp_path, caplog):
