@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from mars_sglang.core.gate import Gate, GateDecision
+from mars_sglang.core.gate import Gate
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.program import ProgramTable
 from mars_sglang.stream.events import AdmissionTicket, AdmissionWindow, Event, TurnEnded, TurnSubmitted
+from mars_sglang.stream.gate_words import decided
 
 
 class Answers(NamedTuple):
@@ -93,24 +94,3 @@ class GateReplay:
             self._submitted.clear()
         decision = self._gate.decide(window.time_s)
         return () if decision is None else decided(self._gate, decision, window.time_s)
-
-
-def decided(gate: Gate, decision: GateDecision, now_s: float) -> tuple[AdmissionTicket | AdmissionWindow, ...]:
-    """What a server says of one run of its gate's policy, right after it and in this order."""
-    tickets = [AdmissionTicket(time_s=now_s, program=program, decision="paused") for program in decision.paused]
-    for program, waited_s in decision.admitted:
-        known = gate.programs.get(program)
-        kind = "resumed" if known is not None and known.turns else "admitted"
-        tickets.append(AdmissionTicket(time_s=now_s, program=program, decision=kind, waited_s=waited_s))
-    counts = gate.snapshot()
-    window = AdmissionWindow(
-        time_s=now_s,
-        policy=gate.policy.name,
-        admitted=counts.admitted,
-        waiting=counts.waiting,
-        paused=counts.paused,
-        footprint_tokens=counts.footprint_tokens,
-        anonymous_tokens=counts.anonymous_tokens,
-        capacity_tokens=counts.capacity_tokens,
-    )
-    return (*tickets, window)

@@ -3,12 +3,11 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from mars_sglang import clock
 from mars_sglang.config import StreamConfig
-from mars_sglang.core.gate import GateDecision, GateSnapshot
+from mars_sglang.core.gate import Gate, GateDecision
 from mars_sglang.core.program import Program, ProgramTable
 from mars_sglang.engine.identity import Identity
 from mars_sglang.engine.side_processes import beside
@@ -16,7 +15,6 @@ from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS, StreamEnd
 from mars_sglang.engine.turns import MAX_EXECUTORS, keep_newest
 from mars_sglang.stream.events import (
     AdmissionTicket,
-    AdmissionWindow,
     ExecutorLoad,
     PausePredicted,
     ProgramEnded,
@@ -25,6 +23,7 @@ from mars_sglang.stream.events import (
     TurnEnded,
     TurnSubmitted,
 )
+from mars_sglang.stream.gate_words import decided
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +91,13 @@ class ServerStream:
             last=last,
         )
 
-    def decided(self, policy: str, now_s: float, decision: GateDecision, gate: GateSnapshot) -> None:
-        for program in decision.paused:
-            self.ticket(program, "paused", now_s)
-        for program, waited_s in decision.admitted:
-            known = self._programs.get(program)
-            self.ticket(program, "resumed" if known and known.turns else "admitted", now_s, waited_s)
-        counts = asdict(gate)
-        del counts["known"]
-        self._publish(AdmissionWindow, time_s=now_s, policy=policy, **counts)
+    def decided(self, gate: Gate, decision: GateDecision, now_s: float) -> None:
+        for event in decided(gate, decision, now_s):
+            self._publish(event)
 
-    def ticket(self, program: str, decision: str, now_s: float, waited_s: float = 0.0) -> None:
-        self._publish(AdmissionTicket, time_s=now_s, program=program, decision=decision, waited_s=waited_s)
+    def released(self, program: str, now_s: float) -> None:
+        """It ended or went dormant, and gave up its place."""
+        self._publish(AdmissionTicket, time_s=now_s, program=program, decision="released")
 
     def program_ended(self, program: str, reason: str, now_s: float) -> None:
         self._publish(ProgramEnded, time_s=now_s, program=program, reason=reason)

@@ -80,7 +80,7 @@ class ServerTurns:
 
         def decided(now_s, decision):
             if self.stream is not None:
-                self.stream.decided(self.config.admission, now_s, decision, gate.snapshot())
+                self.stream.decided(gate, decision, now_s)
 
         self.gate = AdmissionGate(gate, decided)
         logger.info("mars-sglang: admission %s over %d KV tokens", self.config.admission, capacity_tokens)
@@ -210,7 +210,7 @@ class ServerTurns:
         if self.gate is None or not self.gate.end(program):
             return
         if self.stream is not None:
-            self.stream.ticket(program, "released", clock.now())
+            self.stream.released(program, clock.now())
         self.gate.refill()
 
     # -- seen from outside ---------------------------------------------------------------------------

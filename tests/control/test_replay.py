@@ -121,7 +121,7 @@ def test_the_gate_on_an_event_loop_decides_alike_when_replayed(tmp_path):
     server = Server(lambda event: run.publish(SERVER, event), 6_000)
 
     def decided(now_s, decision):
-        server.said.decided("mars", now_s, decision, server.gate.snapshot())
+        server.said.decided(server.gate, decision, now_s)
 
     gate = AdmissionGate(server.gate, decided)
 

@@ -112,7 +112,7 @@ class Server:
     def release(self, program: str) -> None:
         """The program is said to be over."""
         if self.gate.end(program):
-            self.said.ticket(program, "released", self.now_s)
+            self.said.released(program, self.now_s)
             self.decide()
 
     def decide(self) -> None:
@@ -120,7 +120,7 @@ class Server:
         decision = self.gate.decide(self.now_s)
         if decision is None:
             return
-        self.said.decided("mars", self.now_s, decision, self.gate.snapshot())
+        self.said.decided(self.gate, decision, self.now_s)
         for turn in decision.passed:
             self.running[turn] = self.held.pop(turn)
 
