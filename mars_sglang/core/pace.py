@@ -13,11 +13,11 @@ from collections.abc import Iterable
 import numpy as np
 
 PACE_PRIOR = 8.0
-"""Pauses of its own that tell as much of a program as that it is one of all. 4 fitted no better, and was worse
-where programs do not differ."""
+"""Pauses of its own that tell as much of a program as that it is one of all. 4 is slightly better on recorded programs
+and worse where programs do not differ; 16 the other way round."""
 
 PACE_MEMORY = 0.9
-"""What one more pause leaves of the earlier ones: about a program's last ten tell its pace."""
+"""What one more pause leaves of the earlier ones: about a program's last ten tell its pace. 0.8 to 0.95 were alike."""
 
 MAX_PROGRAM_NAME = 512
 """Characters of a program's id that count; longer than any that the server lets in."""

@@ -22,8 +22,12 @@ MAX_MARKS = 512
 BLOCK_CHARACTERS = 256
 BLOCK_TOKENS = 64
 
-#: Fields that a client may change in a message that it sends again: where to cache, and thoughts.
-_PASSING = frozenset({"cache_control", "reasoning", "reasoning_content", "reasoning_details", "encrypted_content"})
+#: Fields that say nothing of what was said: where to cache, thoughts, which a client may drop, and the ids of calls.
+#: Those are drawn by the server after the answer was read, and two agents that went the same way differ in them alone.
+_PASSING = frozenset(
+    {"cache_control", "reasoning", "reasoning_content", "reasoning_details", "encrypted_content"}
+    | {"id", "call_id", "tool_call_id", "tool_use_id"}
+)
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 _TEXTS = frozenset({"text", "input_text", "output_text"})
 _END_OF_THOUGHT = "</think>"

@@ -8,7 +8,7 @@ from typing import Any
 
 from mars_sglang.config import MarsConfig
 from mars_sglang.core.continuation import FIRST, Continuations
-from mars_sglang.core.prompt import Prompt, answer_of, prompt_of
+from mars_sglang.core.prompt import Prompt, Text, answer_of, prompt_of
 from mars_sglang.engine.identity import Identity, identify
 from mars_sglang.engine.identity_sources import SHIPPED, load_sources
 from mars_sglang.engine.tool_names import ParsedAnswer
@@ -16,6 +16,9 @@ from mars_sglang.stream.tenant import scoped
 
 #: How a program that sends no id was recognised.
 BY_CONTINUATION = "continuation"
+
+#: How SGLang begins the ids of the responses endpoint.
+RESPONSE_PREFIX = "resp_"
 
 
 class Recognition:
@@ -56,16 +59,24 @@ class Recognition:
         self._open[turn_id] = (match.program, prompt)
         return replace(
             identity,
-            program=match.program,
+            program=scoped(match.program, _key(headers)),
             recognised_by=BY_CONTINUATION,
             gated=match.how != FIRST or bool(body.get("tools")),
         )
 
-    def ended(self, turn_id: str, parsed: ParsedAnswer, response_id: str | None = None) -> None:
-        """The turn has its answer, and its client is about to see it."""
+    def ended(self, turn_id: str, parsed: ParsedAnswer, text: str) -> None:
+        """The turn has its answer, and its client is about to see it.
+
+        Args:
+            text: the answer as the model wrote it, which is what a client of raw text sends back.
+        """
         known = self._open.pop(turn_id, None)
-        if known is not None:
-            self._continuations.ended(*known, answer_of(parsed.content, parsed.calls), response_id)
+        if known is None:
+            return
+        program, prompt = known
+        answer = answer_of(text) if isinstance(prompt, Text) else answer_of(parsed.content, parsed.calls)
+        # SGLang gives a response the id of its request, and clients go on from it by that.
+        self._continuations.ended(program, prompt, answer, turn_id if turn_id.startswith(RESPONSE_PREFIX) else None)
 
     def over(self, turn_id: str) -> None:
         """The turn is over, with or without an answer."""
@@ -75,11 +86,14 @@ class Recognition:
 
     def forget(self, program: str) -> None:
         """The program is over."""
-        if self._continuations is not None:
-            self._continuations.forget(program)
+        if self._continuations is not None and f"{BY_CONTINUATION}/" in program:
+            self._continuations.forget(program[program.index(f"{BY_CONTINUATION}/") :])
 
     def scoped(self, program: str, headers: Mapping[str, str]) -> str:
-        """A program's id as the sender of these headers owns it."""
-        if program.startswith(BY_CONTINUATION + "/"):
-            return program  # a name of ours
-        return scoped(program, headers.get("authorization") or headers.get("x-api-key"))
+        """A program's id as the sender of these headers owns it: its own id, or the name that we gave."""
+        key = _key(headers)
+        return program if program.startswith(scoped(f"{BY_CONTINUATION}/", key)) else scoped(program, key)
+
+
+def _key(headers: Mapping[str, str]) -> str | None:
+    return headers.get("authorization") or headers.get("x-api-key")

@@ -161,7 +161,7 @@ class ServerTurns:
             reasoning_parser=self._host.reasoning_parser,
         )
         turn.parsed = await asyncio.get_running_loop().run_in_executor(self._parser, parse)
-        self._recognition.ended(turn.turn_id, turn.parsed)
+        self._recognition.ended(turn.turn_id, turn.parsed, text)
 
     def end(self, turn: ServerTurn) -> None:
         """The turn is over, whether by an answer, a failure or a client that went away."""

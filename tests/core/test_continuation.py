@@ -56,6 +56,25 @@ def test_equal_first_prompts_are_different_programs_told_apart_by_their_answers(
     assert client.turn([*TASK, assistant("ls"), user("a.py")]).program == one.program
 
 
+def test_agents_that_differ_only_in_the_ids_of_their_calls_are_two_programs():
+    known = Continuations()
+    agents = [Client(known), Client(known)]
+    histories = [list(TASK), list(TASK)]
+    programs = [set(), set()]
+    for step in range(4):
+        matches = [
+            agent.turn(history, "", [("bash", {"command": f"ls {step}"})])
+            for agent, history in zip(agents, histories, strict=True)
+        ]
+        for number, (history, match) in enumerate(zip(histories, matches, strict=True)):
+            programs[number].add(match.program)
+            call = {"id": f"call_{number}_{step}", "type": "function"}
+            call["function"] = {"name": "bash", "arguments": json.dumps({"command": f"ls {step}"})}
+            history.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            history.append({"role": "tool", "tool_call_id": call["id"], "content": "a.py"})
+    assert [len(names) for names in programs] == [1, 1] and programs[0] != programs[1]
+
+
 def test_equal_turns_are_taken_once_each_and_the_oldest_first():
     client = Client()
     programs = [client.turn(TASK, "ls").program for _ in range(3)]

@@ -74,7 +74,9 @@ class Server:
 
     def __init__(self, publish: Callable[[Event], None], capacity_tokens: int):
         self.gate = Gate(admission_policy("mars"), capacity_tokens)
-        self.said = _SaidTo(lambda kind, **fields: publish(kind(**fields)), self.gate.programs)
+        self.said = _SaidTo(
+            lambda event, **fields: publish(event(**fields) if isinstance(event, type) else event), self.gate.programs
+        )
         self.now_s = 100.0
         self.turns = 0
         self.running: dict[str, tuple[str | None, int]] = {}
