@@ -11,14 +11,17 @@ from eval.server import EmulatedServer
 
 
 async def paired(
-    servers: Mapping[str, Sequence[str]], pairs: int, measure: Callable[[str, int], Awaitable[float]], unit: str
+    servers: Mapping[str, Sequence[str]],
+    pairs: int,
+    measure: Callable[[EmulatedServer, int], Awaitable[float]],
+    unit: str,
 ) -> list[float]:
     """Ratios of the second server to the first, one per pair, printed as they come.
 
     Args:
         servers: the arguments of ``mars-sglang emulate`` by name; two of them.
         pairs: measured pairs. One more comes first to warm up, and does not count.
-        measure: given a server's address and the number of the pair, what it did, in ``unit``.
+        measure: given a server and the number of the pair (-1 for the one that warms up), what it did, in ``unit``.
 
     Raises:
         ServerError: a server did not start.
@@ -33,7 +36,7 @@ async def paired(
                 await started[name].start()
             for pair in range(-1, pairs):
                 order = (base, candidate) if pair % 2 else (candidate, base)
-                rates = {name: await measure(started[name].base_url, pair) for name in order}
+                rates = {name: await measure(started[name], pair) for name in order}
                 if pair < 0:
                     continue
                 ratios.append(rates[candidate] / rates[base])

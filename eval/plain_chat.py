@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from eval.pairs import paired, summary
-from eval.server import ServerError
+from eval.server import EmulatedServer, ServerError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,8 +44,8 @@ async def _measure(options: argparse.Namespace, policies: list[str]) -> int:
     common = ["--profile", options.profile, "--speed", str(options.speed), "--stream-interval", "16"]
     servers = {policy: [*common, "--scheduler-policy", policy] for policy in policies}
 
-    async def measure(url: str, pair: int) -> float:
-        return _bench_serving(url, options, pair)
+    async def measure(server: EmulatedServer, pair: int) -> float:
+        return _bench_serving(server.base_url, options, pair)
 
     ratios = await paired(servers, options.pairs, measure, "output tokens/s")
     print(

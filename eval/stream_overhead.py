@@ -1,8 +1,7 @@
 """What the information stream costs: agents in a closed loop with it, and with ``--mars-control off``.
 
 Each program sends its next turn as soon as the last has ended, so the server is never idle and
-each event that is published is paid for at once: the most that the stream can cost. Every answer
-is a tool call, so that the reading of its name is paid for too. With ``--speed`` at 1 the emulated
+each event that is published is paid for at once: the most that the stream can cost. With ``--speed`` at 1 the emulated
 GPU is the bottleneck, as in production; at 1000 it takes no time and the host alone is measured.
 """
 
@@ -16,7 +15,7 @@ import time
 import aiohttp
 
 from eval.pairs import paired, summary
-from eval.server import ServerError
+from eval.server import EmulatedServer, ServerError
 
 _CALL = '<tool_call>\n{"name": "terminal", "arguments": {"command": "cd /repo && ls -la src tests"}}\n</tool_call>'
 _TOOLS = [{"type": "function", "function": {"name": "terminal", "parameters": {"type": "object"}}}]
@@ -47,8 +46,8 @@ async def _measure(options: argparse.Namespace) -> int:
         "stream": [*common, "--mars-sidecar", "on" if options.sidecar else "off"],
     }
 
-    async def measure(url: str, pair: int) -> float:
-        return await _turns_per_second(url, options, pair)
+    async def measure(server: EmulatedServer, pair: int) -> float:
+        return await _turns_per_second(server.base_url, options, pair)
 
     ratios = await paired(servers, options.pairs, measure, "turns/s")
     print(

@@ -189,7 +189,8 @@ _TURN_POLICY_NEEDS = (
     ("enable_pdmux", (False, None), "PD multiplexing has its own prefill path"),
     ("dllm_algorithm", (None,), "diffusion models have their own prefill path"),
 )
-_ADMISSION_NEEDS = (("tokenizer_worker_num", (1, None), "the gate needs all requests in one tokenizer process"),)
+_ONE_TOKENIZER = ("tokenizer_worker_num", (1, None), "all requests have to come through one tokenizer process")
+_ADMISSION_NEEDS = (_ONE_TOKENIZER,)
 
 
 def check_supported(config: MarsConfig, arguments: Mapping[str, object]) -> None:
@@ -203,6 +204,10 @@ def check_supported(config: MarsConfig, arguments: Mapping[str, object]) -> None
         needs += [("--scheduler-policy " + config.turn_policy, need) for need in _TURN_POLICY_NEEDS]
     if config.admission != ADMISSION_OFF:
         needs += [("--mars-admission " + config.admission, need) for need in _ADMISSION_NEEDS]
+    if config.stream is not None:
+        needs.append(("the information stream (--mars-control off turns it off)", _ONE_TOKENIZER))
+    if config.recognise:
+        needs.append(("recognition by continuation (--mars-recognise off turns it off)", _ONE_TOKENIZER))
     for flag, (name, accepted, reason) in needs:
         value = arguments.get(name, accepted[0])
         if value not in accepted:

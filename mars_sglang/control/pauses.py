@@ -9,6 +9,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mars_sglang.control.state import State
 from mars_sglang.core.pauses import NO_LOAD, LoadAt, PauseKey
@@ -26,9 +27,9 @@ from mars_sglang.stream.events import (
     TurnSubmitted,
 )
 
-#: A silence is dormant once a return within the next minute is this unlikely. A minute is what a
-#: freed place is worth waiting for: several turns of another program.
-DORMANT_HORIZON_S, DORMANT_BELOW = 60.0, 0.05
+#: A silence is dormant once a return within the horizon is less likely than this. docs/prediction.md says how often
+#: that is wrong on recorded agents, which is why neither is smaller or larger.
+DORMANT_HORIZON_S, DORMANT_BELOW = 600.0, 0.1
 
 #: Ages at which an open pause is looked at: from the first on, each so many times the one before.
 FIRST_LOOK_S, LOOK_FACTOR = 5.0, 1.3
@@ -39,8 +40,8 @@ PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 #: Pauses open or dormant; beyond it the oldest are forgotten.
 MAX_PAUSES = 100_000
 
-#: What a turn without tools is followed by: a person, or nothing.
-ANSWER = "(answer)"
+#: What a turn without tools is followed by: a person, or nothing. As the recorded workloads call it.
+HUMAN = "human"
 
 
 @dataclass(slots=True)
@@ -66,20 +67,21 @@ class PauseConsumer:
         """A program that was given up may yet come back, and that is worth learning."""
         self._looks: list[tuple[float, int, str, _Pause]] = []
         self._number = 0
+        self._chats: OrderedDict[str, None] = OrderedDict()
+        """Whose running turn may be a mere chat's: most of those never come back, and nothing waits for them."""
         self._executors: OrderedDict[str, str] = OrderedDict()
         """Where a program's tools ran last."""
 
     def hear(self, received: Received, state: State) -> Iterable[Event]:
         match received.event:
-            case TurnSubmitted(program=str(program)):
+            case TurnSubmitted(program=str(program), gated=gated):
                 self._returned(program, received.at_s)
+                if not gated:
+                    self._keep(self._chats, program, None)
             case TurnEnded(program=str(program)) as ended:
                 return self._turn_ended(program, ended, received.at_s, state)
             case ToolStarted(program=str(program), executor=executor):
-                self._executors[program] = executor
-                self._executors.move_to_end(program)
-                if len(self._executors) > MAX_PAUSES:
-                    self._executors.popitem(last=False)
+                self._keep(self._executors, program, executor)
             case ProgramEnded(program=str(program)):
                 self._forget(program)
             case SourceState(role="server", programs=programs):
@@ -109,6 +111,10 @@ class PauseConsumer:
         known = state.programs.get(program)
         if known is not None and known.running:
             return ()  # another turn of it goes on
+        chat = program in self._chats
+        self._chats.pop(program, None)
+        if chat and not ended.tools:
+            return ()
         if ended.last:
             self._forget(program)
             return ()
@@ -135,7 +141,7 @@ class PauseConsumer:
 
     def _key(self, program: str, tools: tuple[ToolUse, ...]) -> PauseKey:
         """Of several calls at once the program waits for the slowest."""
-        keys = [PauseKey(use.tool, use.command, program) for use in tools] or [PauseKey(ANSWER, None, program)]
+        keys = [PauseKey(use.tool, use.command, program) for use in tools] or [PauseKey(HUMAN, None, program)]
         if len(keys) == 1:
             return keys[0]
         return max(keys, key=lambda key: self.predictor.predict(key).quantile(0.5))
@@ -164,8 +170,8 @@ class PauseConsumer:
         heapq.heappush(self._looks, (at_s, self._number, program, pause))
 
     @staticmethod
-    def _keep(table: OrderedDict[str, _Pause], program: str, pause: _Pause) -> None:
-        table[program] = pause
+    def _keep(table: OrderedDict[str, Any], program: str, value: Any) -> None:
+        table[program] = value
         table.move_to_end(program)
         if len(table) > MAX_PAUSES:
             table.popitem(last=False)

@@ -80,6 +80,15 @@ def test_a_turn_that_ends_while_another_of_its_program_runs_begins_no_pause():
     assert len(told.tell(TurnEnded(program="a", turn="2"), 2.0)) == 1
 
 
+def test_a_turn_of_what_may_be_a_mere_chat_begins_no_pause_unless_it_calls_a_tool():
+    told = Told()
+    for name, tools, predictions in (("chat", (), 0), ("agent", LS, 1)):
+        told.tell(TurnSubmitted(program=name, turn=name, gated=False), 0.0)
+        assert len(told.tell(TurnEnded(program=name, turn=name, tools=tools), 1.0)) == predictions
+    told.tell(TurnSubmitted(program="chat", turn="chat 2"), 2.0)
+    assert len(told.tell(TurnEnded(program="chat", turn="chat 2"), 3.0)) == 1
+
+
 def test_no_pause_follows_the_last_turn():
     assert Told().turn("a", 0.0, last=True) == []
 
@@ -93,7 +102,7 @@ def test_a_silence_that_should_have_ended_long_ago_is_dormant_and_said_once():
         said += [(second, event) for event in told.tick(at_s + 1 + second)]
     assert [(event.program, event.reason) for _, event in said] == [("a", "dormant")]
     # The published tail of tool times is heavy, and nothing of this server's own speaks against it.
-    assert 30 < said[0][0] < 600
+    assert 30 < said[0][0] < 1200
 
 
 def test_a_program_that_comes_back_is_not_dormant():
