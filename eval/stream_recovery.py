@@ -105,7 +105,8 @@ async def _whole_after_a_kill(session: aiohttp.ClientSession, address: str) -> f
         if time.perf_counter() - began > _TIMEOUT_S:
             raise ServerError("the stream was never whole again")
     took = time.perf_counter() - began
-    await asyncio.sleep(1.0)
+    # One that dies again and again is started less and less often, which is not measured here.
+    await asyncio.sleep(2.5)
     return took
 
 

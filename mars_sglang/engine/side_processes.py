@@ -12,9 +12,9 @@ from mars_sglang.stream.address import Address
 
 logger = logging.getLogger(__name__)
 
-#: A process that lived this long was in order; the next start comes at once again.
-_SETTLED_S = 10.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+#: A process that lived this long was in order, for what cannot start ends at once; the next start comes at once again.
+_SETTLED_S = 2.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 10.0
 
 
 class SideProcess:
