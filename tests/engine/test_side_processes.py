@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("sglang")
 
-from mars_sglang.config import StreamConfig  # noqa: E402
-from mars_sglang.engine.side_processes import SideProcess, beside  # noqa: E402
+from mars_sglang.config import StreamConfig
+from mars_sglang.engine.side_processes import SideProcess, beside
 
 
 def until(done, timeout_s=20.0):
