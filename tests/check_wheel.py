@@ -12,6 +12,7 @@ import zipfile
 EXPECTED = (
     "mars_sglang/emulation/profiles/h200-qwen3-coder-30b.toml",
     "mars_sglang/emulation/chat_template.jinja",
+    "mars_sglang/engine/identity.toml",
     "eval/workload/traces/swebench-verified.jsonl.gz",
     "eval/workload/traces/README.md",
 )

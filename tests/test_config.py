@@ -58,7 +58,7 @@ def test_host_arguments_that_mars_cannot_serve_under_are_refused_with_the_reason
 def test_only_what_is_on_is_checked():
     check_supported(MarsConfig(None, "mars"), {"pp_size": 2})
     check_supported(MarsConfig("mars", "off", recognise=False), {"tokenizer_worker_num": 4})
-    with pytest.raises(ConfigError, match="--mars-recognise off turns it off.*--tokenizer-worker-num=4"):
+    with pytest.raises(ConfigError, match=r"--mars-recognise off turns it off.*--tokenizer-worker-num=4"):
         check_supported(MarsConfig("mars", "off"), {"tokenizer_worker_num": 4})
 
 
