@@ -12,6 +12,9 @@ FIRST, ANSWER, RETRY, HISTORY, RESPONSE = "first", "answer", "retry", "history",
 #: Of a program, the last turns from which it is known to have gone on, two each.
 MAX_PASSED = 256
 
+#: Of a program, the last answers with calls by which it is told from one that went the same way.
+MAX_CALLED = 64
+
 _OWNERS = 40  # bits below the number of owners hold the sum of their serials
 
 
@@ -37,10 +40,12 @@ class Program:
     marks: array = field(default_factory=lambda: array("q"))
     passed: list[End] = field(default_factory=list)
     """Where its earlier prompts, and the turns that they continued, ended."""
+    called: list[int] = field(default_factory=list)
+    """Answers with calls that it has sent, by :attr:`mars_sglang.core.prompt.Prompt.called`; the last of them."""
     responses: list[str] = field(default_factory=list)
 
     def size(self) -> int:
-        return len(self.marks) + len(self.passed)
+        return len(self.marks) + len(self.passed) + len(self.called)
 
 
 class Ends:
@@ -95,6 +100,8 @@ class Group:
         self.owners: dict[int, int] = {}
         """By mark, how many programs have it in their latest prompt, and the sum of their serials."""
         self.passed: dict[End, int] = {}
+        self.callers: dict[int, list[Program]] = {}
+        """Programs by the answers with calls that they have sent."""
         self.responses: dict[str, Program] = {}
 
     def find(self, prompt: Prompt) -> tuple[Program, str] | None:
@@ -104,7 +111,7 @@ class Group:
         if failed := self.failed.at(prompt.end):
             return failed[0], RETRY
         if ended := self.ended.continued(prompt, prompt.turns_end):
-            return None if self._rolled_back(prompt, ended[0]) else (ended[0], ANSWER)
+            return self._next_of(ended, prompt)
         candidates = {program.serial: program for program in self.asked.continued(prompt, prompt.prompts_end)}
         candidates |= {program.serial: program for program in self.said.get(prompt.said, ())}
         for depth in range(len(prompt.marks), 0, -1):
@@ -124,6 +131,19 @@ class Group:
         if program.in_flight or prompt.end in self.passed or self._has_twin(program):
             return None
         return program, HISTORY
+
+    def _next_of(self, ended: Sequence[Program], prompt: Prompt) -> tuple[Program, str] | None:
+        """Of the programs that stand where the prompt goes on from, the one whose it is."""
+        program = ended[0]
+        before = self.callers.get(prompt.called_before, ())
+        if len(before) == 1:
+            # Only one agent has these ids; where it stands elsewhere, this is none of those who stand here.
+            if before[0] not in ended:
+                return None
+            program = before[0]
+        if prompt.called is not None and prompt.called not in self.callers:
+            return program, ANSWER  # nobody has sent this answer before, so nobody has come back to it
+        return None if self._rolled_back(prompt, program) else (program, ANSWER)
 
     def _has_twin(self, program: Program) -> bool:
         """One of two programs has sent the other's latest prompt: rewritten histories of these are alike."""
@@ -153,6 +173,10 @@ class Group:
                 program.passed.append(end)
                 self.passed[end] = self.passed.get(end, 0) + 1
         self._forget_passed(program, len(program.passed) - MAX_PASSED)
+        if prompt.called is not None and prompt.called not in program.called:
+            program.called.append(prompt.called)
+            self.callers.setdefault(prompt.called, []).append(program)
+        self._forget_called(program, len(program.called) - MAX_CALLED)
         self.settle(program)
         self.asked.discard(program.asked, program)
         program.asked = prompt.end
@@ -165,6 +189,14 @@ class Group:
             if not self.passed[end]:
                 del self.passed[end]
         del program.passed[: max(0, number)]
+
+    def _forget_called(self, program: Program, number: int) -> None:
+        for call in program.called[: max(0, number)]:
+            callers = self.callers[call]
+            callers.remove(program)
+            if not callers:
+                del self.callers[call]
+        del program.called[: max(0, number)]
 
     def own(self, program: Program, marks: Sequence[int]) -> None:
         old = program.marks
@@ -200,6 +232,7 @@ class Group:
         self.asked.discard(program.asked, program)
         self._disown(program, program.marks)
         self._forget_passed(program, len(program.passed))
+        self._forget_called(program, len(program.called))
         for response in program.responses:
             self.responses.pop(response, None)
         del self.programs[program.serial]

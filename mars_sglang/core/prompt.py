@@ -72,6 +72,11 @@ class Prompt:
     """Mark after the last answer in it, as the client sends that. None for a text."""
     said: int | None = None
     """Mark of the last answer in it, for this opening."""
+    called: int | None = None
+    """Mark of the last answer with the ids of its calls; None without such ids. The server draws them at random, so
+    that only the agent that got the answer can send it, unless the model counts its calls instead."""
+    called_before: int | None = None
+    """The same of the answer before, if that had calls."""
     follows: str | None = None
     """The earlier response that the client names instead of sending the history."""
 
@@ -168,6 +173,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], follows: str | None = None) -> 
     before = mark
     spoken: list[Mapping[str, Any]] = []
     last: list[Mapping[str, Any]] = []
+    called: list[int | None] = [None]
     for message in messages:
         if _is_answer(message):
             if not spoken:
@@ -178,6 +184,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], follows: str | None = None) -> 
         if spoken:
             mark = hash((mark, _heard(spoken)))
             marks.append(mark)
+            called.append(_called(mark, spoken))
             spoken = []
         mark = hash((mark, _frozen(message)))
         if opening is None and message.get("role") not in _INSTRUCTIONS:
@@ -185,6 +192,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], follows: str | None = None) -> 
     if spoken:
         mark = hash((mark, _heard(spoken)))
         marks.append(mark)
+        called.append(_called(mark, spoken))
     opening = mark if opening is None else opening
     if follows is not None or not marks:
         return Prompt(End(mark), follows=follows, opening=opening)
@@ -197,6 +205,8 @@ def _chat(messages: Sequence[Mapping[str, Any]], follows: str | None = None) -> 
         opening=opening,
         spoken=marks[-1],
         said=hash((opening, answer.spoken)),
+        called=called[-1],
+        called_before=called[-2],
     )
 
 
@@ -230,6 +240,18 @@ def _is_answer(message: Mapping[str, Any]) -> bool:
     # Items of the responses endpoint: calls and thoughts are the model's, and outputs of calls are not.
     kind = message.get("type", "")
     return kind == "reasoning" or kind.endswith("_call")
+
+
+def _called(mark: int, spoken: Sequence[Mapping[str, Any]]) -> int | None:
+    """Mark of an answer with the ids of its calls."""
+    ids: list[str] = []
+    for message in spoken:
+        ids += [call["id"] for call in message.get("tool_calls") or () if call.get("id")]
+        if str(message.get("type", "")).endswith("_call"):
+            ids += [message[key] for key in ("call_id", "id") if message.get(key)][:1]
+        if isinstance(content := message.get("content"), list):
+            ids += [part["id"] for part in content if part.get("type") == "tool_use" and part.get("id")]
+    return hash((mark, *ids)) if ids else None
 
 
 def _heard(spoken: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:

@@ -56,23 +56,47 @@ def test_equal_first_prompts_are_different_programs_told_apart_by_their_answers(
     assert client.turn([*TASK, assistant("ls"), user("a.py")]).program == one.program
 
 
-def test_agents_that_differ_only_in_the_ids_of_their_calls_are_two_programs():
+def called(history, call_id, step, result):
+    """The history after a tool call and its result."""
+    call = {"id": call_id, "type": "function"}
+    call["function"] = {"name": "bash", "arguments": json.dumps({"command": f"ls {step}"})}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return [*history, answer, {"role": "tool", "tool_call_id": call_id, "content": result}]
+
+
+@pytest.mark.parametrize("alike", range(5))
+def test_twins_are_told_apart_by_the_ids_of_their_calls_wherever_their_results_part(alike):
+    """Both get the same answers; the second is always one turn behind the first."""
     known = Continuations()
-    agents = [Client(known), Client(known)]
-    histories = [list(TASK), list(TASK)]
-    programs = [set(), set()]
-    for step in range(4):
-        matches = [
-            agent.turn(history, "", [("bash", {"command": f"ls {step}"})])
-            for agent, history in zip(agents, histories, strict=True)
-        ]
-        for number, (history, match) in enumerate(zip(histories, matches, strict=True)):
-            programs[number].add(match.program)
-            call = {"id": f"call_{number}_{step}", "type": "function"}
-            call["function"] = {"name": "bash", "arguments": json.dumps({"command": f"ls {step}"})}
-            history.append({"role": "assistant", "content": None, "tool_calls": [call]})
-            history.append({"role": "tool", "tool_call_id": call["id"], "content": "a.py"})
-    assert [len(names) for names in programs] == [1, 1] and programs[0] != programs[1]
+    agents, histories, programs = [Client(known), Client(known)], [list(TASK), list(TASK)], [[], []]
+    for step in range(6):
+        for number, agent in enumerate(agents):
+            if step - number not in range(5):
+                continue
+            turn = step - number
+            match = agent.turn(histories[number], "", [("bash", {"command": f"ls {turn}"})])
+            programs[number].append(match.program)
+            result = "a.py" if turn < alike else f"{number}.py"
+            histories[number] = called(histories[number], f"call_{number}_{turn}", turn, result)
+    assert [len(set(names)) for names in programs] == [1, 1] and programs[0][0] != programs[1][0]
+
+
+def test_a_return_to_an_earlier_turn_is_known_by_its_call():
+    client, other = Client(known := Continuations()), Client(known)
+    call = [("bash", {"command": "ls 0"})]
+    first, twin = client.turn(TASK, "", call).program, other.turn(TASK, "", call).program
+    assert client.turn(called(TASK, "call_a", 0, "a.py"), "done").program == first
+    # The same call again with another result: not the twin's, whose call has another id.
+    assert client.turn(called(TASK, "call_a", 0, "b.py"), "done").program != twin
+
+
+def test_ids_that_a_model_counts_tell_nobody_apart():
+    client, other = Client(known := Continuations()), Client(known)
+    call = [("bash", {"command": "ls 0"})]
+    programs = {client.turn(TASK, "", call).program, other.turn(TASK, "", call).program}
+    assert client.turn(called(TASK, "bash:0", 0, "a.py"), "done").program in programs
+    # Either the twin's first continuation or the first one come back: of neither.
+    assert other.turn(called(TASK, "bash:0", 0, "b.py"), "done").program not in programs
 
 
 def test_equal_turns_are_taken_once_each_and_the_oldest_first():

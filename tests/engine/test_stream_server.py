@@ -260,6 +260,29 @@ def test_closing_a_session_ends_its_program(server, heard):
     assert heard.of(ProgramEnded, "session")[0].reason == "closed"
 
 
+def test_a_program_that_went_dormant_gives_up_its_place_and_its_memory(server, heard):
+    chat(server, "sleeper")
+    heard.until(lambda: heard.of(KvRetained, "sleeper"))
+    with Publisher(server.get("/mars/state")["stream"]["address"], "tester") as publisher:
+        publisher.publish(ProgramEnded, program="sleeper", reason="dormant")
+        heard.until(lambda: heard.of(KvReleased, "sleeper"))
+        heard.until(lambda: [t for t in heard.of(AdmissionTicket, "sleeper") if t.decision == "released"])
+    before = len(heard.of(AdmissionTicket, "sleeper"))
+    chat(server, "sleeper")
+    heard.until(lambda: len(heard.of(AdmissionTicket, "sleeper")) > before)
+    assert heard.of(AdmissionTicket, "sleeper")[-1].decision == "resumed"
+
+
+def test_a_sub_agent_knows_its_parent(server, heard):
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+    headers = {"x-claude-code-session-id": "root", "x-claude-code-agent-id": "child"}
+    post(server, "/v1/chat/completions", body, headers)
+    heard.turn_ended("root/child")
+    assert heard.of(TurnSubmitted, "root/child")[0].parent == "root"
+    shown = {known["program"]: known for known in server.get("/mars/state")["programs"]}
+    assert shown["root/child"]["parent"] == "root"
+
+
 def test_a_client_that_goes_away_ends_its_turn(server, heard):
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4000, "ignore_eos": True}
     request = urllib.request.Request(
