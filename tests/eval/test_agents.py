@@ -157,6 +157,5 @@ def test_no_program_has_turns_of_two_mini_swe_agents_with_the_same_beginning(twi
 
 @pytest.mark.server
 @needs("mini")
-@pytest.mark.xfail(reason="like answers and other tool results: the second may be the first come back, so it is new")
 def test_two_mini_swe_agents_with_the_same_beginning_are_two_programs(twins):
     assert [program["turns"] for program in twins] == [len(TASKS["durations"].steps)] * 2
