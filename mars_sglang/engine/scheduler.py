@@ -195,6 +195,7 @@ class MarsScheduler(Scheduler):
                 for name, (heard_s, load) in self.mars_book.executors.items()
             },
             "predictions": len(self.mars_book.predictions),
+            "stream": self._mars_stream.report() if self._mars_stream is not None else None,
             **self.mars_book.counters,
         }
         return output

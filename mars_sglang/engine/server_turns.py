@@ -16,18 +16,25 @@ from mars_sglang import __version__, clock
 from mars_sglang.config import ADMISSION_OFF, MarsConfig
 from mars_sglang.core.gate import Gate
 from mars_sglang.core.policy import admission_policy
-from mars_sglang.core.program import ProgramTable
+from mars_sglang.core.program import Program, ProgramTable
 from mars_sglang.engine import wire
 from mars_sglang.engine.admission_gate import AdmissionGate
 from mars_sglang.engine.recognition import Recognition
 from mars_sglang.engine.server_stream import ServerStream, program_state
 from mars_sglang.engine.server_turn import ServerTurn, max_output_tokens, prompt_tokens
 from mars_sglang.engine.tool_names import parse_answer
+from mars_sglang.stream.events import ExecutorLoad, PausePredicted
 
 logger = logging.getLogger(__name__)
 
 #: How often the stream is heard, in real seconds.
 POLL_S = 0.05
+
+
+#: Fields of an event that say who sent it.
+_SENDER = ("source", "source_seq", "time_s", "program", "turn")
+#: Fields of a program's state that the server process has no part in.
+_ENGINE_KNOWS = ("retained_pages", "page_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,17 +235,25 @@ class ServerTurns:
             "admission": self.config.admission,
             "gate": asdict(self.gate.gate.snapshot()) if self.gate else None,
             "stream": self.stream.report() if self.stream else None,
-            "executors": [
-                {"age_s": max(0.0, now_s - heard_s), **msgspec.to_builtins(load)} for heard_s, load in executors
-            ],
+            "executors": [_executor(load, now_s - heard_s) for heard_s, load in executors],
             "programs_known": len(self.programs),
-            "programs": [
-                {
-                    **msgspec.to_builtins(program_state(known)),
-                    "prediction": msgspec.to_builtins(predictions[known.program])
-                    if known.program in predictions and not known.in_flight
-                    else None,
-                }
-                for known in newest
-            ],
+            "programs": [_program(known, predictions.get(known.program)) for known in newest],
         }
+
+
+def _executor(load: ExecutorLoad, age_s: float) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(load)
+    return {"age_s": max(0.0, age_s)} | {name: fields[name] for name in fields if name not in _SENDER}
+
+
+def _program(known: Program, prediction: PausePredicted | None) -> dict[str, Any]:
+    """A program, and while it is inside a tool when it is expected back, in seconds from its turn's end."""
+    shown = msgspec.structs.asdict(program_state(known)) | {
+        "tools": [msgspec.structs.asdict(use) for use in known.tools]
+    }
+    for name in _ENGINE_KNOWS:
+        del shown[name]
+    if prediction is not None and not known.in_flight:
+        back = zip(prediction.probabilities, prediction.quantiles_s, strict=True)
+        shown["predicted"] = {"from": prediction.key, "back_s": {f"{p:g}": seconds for p, seconds in back}}
+    return shown
