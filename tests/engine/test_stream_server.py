@@ -305,8 +305,9 @@ def test_the_load_of_a_tool_host_is_visible_in_the_engine(server, heard):
         while "tool-host" not in (seen := server.state()["mars"]["executors"]):
             assert time.monotonic() < deadline, "the engine never heard of it"
         assert seen["tool-host"]["cores_used"] == 7.5
-        state = server.get("/mars/state")
-        assert [e["executor"] for e in state["executors"]] == ["tool-host"]
+        while not (shown := server.get("/mars/state")["executors"]):
+            assert time.monotonic() < deadline, "the server never heard of it"
+        assert [(load["executor"], load["active"], load["run_queue"]) for load in shown] == [("tool-host", 3, None)]
 
 
 def control_pid(server) -> int:
