@@ -83,3 +83,8 @@ def test_who_sent_an_event_of_an_unknown_kind_can_still_be_read():
 
 def test_a_name_may_be_as_long_as_an_id_with_its_tenant():
     assert decode(encode(FirstToken(program="é" * (256 + 13)))).program == "é" * 269
+
+
+def test_a_message_of_nothing_but_nested_lists_is_malformed_and_no_crash():
+    with pytest.raises(Malformed):
+        decode(b"\x91" * (MAX_EVENT_BYTES - 1) + b"\xc0")
