@@ -23,7 +23,7 @@ FAILED, WRONG_ARGUMENTS, TAKEN = 1, 2, 3
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 after SIGTERM, SIGINT or the parent's end, 2 for what cannot be done as asked, 3 if taken."""
     parser = argparse.ArgumentParser(prog="python -m mars_sglang.control", description="Orders the event stream.")
-    parser.add_argument("--address", help="ipc:///FOLDER or tcp://HOST:PORT (default: an ipc folder of this user)")
+    parser.add_argument("--address", help="ipc:///FOLDER or tcp://HOST:PORT (default: that of a server on port 30000)")
     parser.add_argument("--keys", metavar="FOLDER", help="CURVE keys, for TCP; `mars-sglang keys FOLDER` makes them")
     parser.add_argument("--record", metavar="FILE", help="record every message; what the file holds already is kept")
     parser.add_argument("--predictions", metavar="FILE", help="what is learned of pauses, kept over a restart")

@@ -35,8 +35,8 @@ class Program:
     """The program whose sub-agent it is."""
     tools: tuple = ()
     """What its last ended turn called."""
-    ending: bool = False
-    """Somebody said that it is over while a turn of it was still under way."""
+    ending: str | None = None
+    """How somebody said that it is over while a turn of it was still under way; None if nobody did."""
 
     def begin(self, turn_id: str, prompt_tokens: int) -> None:
         """A turn of it goes to the engine."""

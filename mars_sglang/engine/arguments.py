@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -21,6 +22,7 @@ from mars_sglang.config import (
     with_options,
 )
 from mars_sglang.core.policy import admission_policy_names, turn_policy_names
+from mars_sglang.engine.identity_sources import SourcesError, load_sources
 from mars_sglang.engine.seams import scheduler_registry
 from mars_sglang.stream.address import Address
 
@@ -123,6 +125,11 @@ def engine_server_args(native: Callable, kwargs: dict[str, Any]) -> Any:
 def _host_arguments(config: MarsConfig, arguments: dict[str, Any]) -> dict[str, Any]:
     """SGLang arguments that select our parts of the engine."""
     check_supported(config, arguments)
+    if config.identity is not None:
+        try:
+            load_sources(Path(config.identity))
+        except SourcesError as error:
+            raise ConfigError(f"--mars-identity {error}") from error
     if config.turn_policy is None:
         return {}
     native = NATIVE_UNDER_PRIORITIES if arguments.get("enable_priority_scheduling") else NATIVE_UNDER_MARS

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mars_sglang.config import MarsConfig
@@ -32,7 +33,7 @@ class Recognition:
     """
 
     def __init__(self, config: MarsConfig):
-        self._sources = load_sources(config.identity) if config.identity else SHIPPED
+        self._sources = load_sources(Path(config.identity)) if config.identity else SHIPPED
         self._continuations: Continuations | None = None
         if config.recognise:
             # The names go to other processes, which may hear several servers.

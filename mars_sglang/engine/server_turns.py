@@ -77,7 +77,7 @@ class ServerTurns:
         except Exception as error:
             logger.warning("mars-sglang: no information stream: %s", error)
             return
-        self.stream.on_dormant = lambda program: self._give_up_place(program)
+        self.stream.on_dormant = self._give_up_place
 
     def open_gate(self, capacity_tokens: int) -> None:
         """Start admitting by footprint; called once the engine told its pool's size."""
@@ -127,7 +127,7 @@ class ServerTurns:
         if identity.program is not None:
             known = self.programs.touch(identity.program, now_s)
             known.recognised_by, known.parent = identity.recognised_by, identity.parent
-            known.ending = False
+            known.ending = None
         if self._host.priorities and obj.priority is None:
             obj.priority = identity.priority
         if self.stream is not None:
@@ -177,7 +177,8 @@ class ServerTurns:
         context = ((meta.get("prompt_tokens") or 0) + (meta.get("completion_tokens") or 0)) or None
         tools = turn.parsed.tools if turn.parsed is not None else ()
         known = self.programs.get(program) if program is not None else None
-        last = turn.identity.last or (known is not None and known.ending)
+        over = "final" if turn.identity.last else known.ending if known is not None else None
+        last = over is not None
         self._recognition.over(turn.turn_id)
         if known is not None and context:
             known.tools = tools
@@ -187,8 +188,8 @@ class ServerTurns:
             known.end(turn.turn_id, now_s, context)
         if self.gate is not None:
             self.gate.leave(turn.gated(), turn.turn_id, context, last, now_s)
-        if last and program is not None and self.stream is not None:
-            self.stream.program_ended(program, "final" if turn.identity.last else "deleted", now_s)
+        if over is not None and program is not None:
+            self._say_over(program, over, now_s)
 
     # -- the end of a program ----------------------------------------------------------------------
 
@@ -201,13 +202,16 @@ class ServerTurns:
         if known is None:
             return False
         if known.in_flight or known.held:
-            known.ending = True
+            known.ending = reason
             return True
-        if self.stream is not None:
-            self.stream.program_ended(program, reason, clock.now())
-        self._recognition.forget(program)
+        self._say_over(program, reason, clock.now())
         self._give_up_place(program)
         return True
+
+    def _say_over(self, program: str, reason: str, now_s: float) -> None:
+        if self.stream is not None:
+            self.stream.program_ended(program, reason, now_s)
+        self._recognition.forget(program)
 
     def scoped(self, program: str, headers: Mapping[str, str]) -> str:
         """A program's id as the sender of these headers owns it."""

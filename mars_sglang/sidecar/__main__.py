@@ -62,11 +62,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m mars_sglang.sidecar", description="Reports the load of a host of tools, and its tool calls."
     )
     parser.add_argument(
-        "--control", metavar="ADDRESS", help="of the control process (default: an ipc folder of this user)"
+        "--control", metavar="ADDRESS", help="of the control process (default: that of a server on port 30000)"
     )
     parser.add_argument("--keys", metavar="FOLDER", help="CURVE keys, for a control process over TCP")
     parser.add_argument(
-        "--listen", metavar="ADDRESS", help="where tools report: ipc:///FOLDER or tcp://HOST:PORT (default: as above)"
+        "--listen",
+        metavar="ADDRESS",
+        help="where tools report: ipc:///FOLDER or tcp://HOST:PORT (default: a folder of this user)",
     )
     parser.add_argument("--listen-keys", metavar="FOLDER", help="CURVE keys, to listen over TCP (default: --keys)")
     parser.add_argument("--interval-ms", type=_interval_ms, default=100, help="between two reports (default: 100)")

@@ -243,7 +243,7 @@ class ProgramEnded(Event, tag="program_ended", frozen=True, kw_only=True, omit_d
 
     plane = "control"
     reason: Name = ""
-    """``last_turn`` or ``final`` (said by the client), ``deleted``, ``closed``, ``dormant``."""
+    """``final`` (said by the client with its last turn), ``deleted``, ``closed``, ``dormant``."""
 
 
 # -- sync -------------------------------------------------------------------------------------
