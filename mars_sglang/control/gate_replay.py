@@ -84,7 +84,15 @@ class GateReplay:
             # No turn of a program has passed a gate that has not decided yet.
             self._submitted.pop(event.turn, None)
         else:
-            self._gate.finish(program, event.turn, event.time_s, context_tokens, event.last)
+            self._gate.finish(
+                program,
+                event.turn,
+                event.time_s,
+                context_tokens,
+                event.last,
+                event.cached_tokens,
+                event.output_tokens,
+            )
 
     def _decide(self, window: AdmissionWindow) -> tuple[Event, ...]:
         if self._gate is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mars_sglang.core.policy import AdmissionPolicy
 from mars_sglang.core.program import GROWTH_WEIGHT, Program, ProgramTable
-from mars_sglang.core.views import PoolView, ProgramView
+from mars_sglang.core.views import PoolView, ProgramView, ToolsView, TurnOutcome
 
 #: Turns ahead for which an admitted program's growth is reserved. Simulations: 2 to 4 are
 #: alike; the smallest leaves the least of the pool idle.
@@ -56,16 +56,26 @@ class Gate:
         policy: the admission policy.
         capacity_tokens: KV tokens of the engine's pool (of all its data-parallel ranks).
         programs: the table to keep, where somebody else reads it too.
+        host_tokens: KV tokens of the engine's host tier; 0 where there is none.
 
     Raises:
         ValueError: a capacity that is not positive.
     """
 
-    def __init__(self, policy: AdmissionPolicy, capacity_tokens: int, programs: ProgramTable | None = None):
+    def __init__(
+        self,
+        policy: AdmissionPolicy,
+        capacity_tokens: int,
+        programs: ProgramTable | None = None,
+        host_tokens: int = 0,
+    ):
         if capacity_tokens <= 0:
             raise ValueError(f"capacity_tokens is {capacity_tokens}; it has to be a positive number of KV tokens")
         self.policy = policy
         self.capacity_tokens = capacity_tokens
+        self.host_tokens = host_tokens
+        self.tools: ToolsView | None = None
+        """What the hosts of tools said last; set by whoever hears them."""
         self.programs = ProgramTable() if programs is None else programs
         self._admitted: dict[str, Program] = {}
         self._waiting: dict[str, Program] = {}
@@ -98,12 +108,16 @@ class Gate:
         now_s: float,
         context_tokens: int | None = None,
         last: bool = False,
+        cached_tokens: int | None = None,
+        output_tokens: int = 0,
     ) -> None:
         """A turn ended, failed, or its client went away, at the gate or behind it.
 
         Args:
             context_tokens: prompt plus output where the turn ended with an answer.
             last: the client said that its program is over.
+            cached_tokens: of the prompt, as the engine reports it; None where it does not.
+            output_tokens: of the answer.
         """
         if program is None:
             self._anonymous.pop(turn_id, None)
@@ -114,6 +128,10 @@ class Gate:
         was_held = known.held.pop(turn_id, None) is not None
         if was_held and not known.held:
             self._waiting.pop(program, None)
+        if context_tokens is not None and cached_tokens is not None and turn_id in known.in_flight:
+            prompt_tokens = context_tokens - output_tokens
+            expected = min(known.context_tokens, prompt_tokens)
+            self.policy.observe_turn(TurnOutcome(program, prompt_tokens, cached_tokens, expected, output_tokens), now_s)
         growth = known.end(turn_id, now_s, context_tokens)
         if growth is not None:
             self._growth_tokens += GROWTH_WEIGHT * (growth - self._growth_tokens)
@@ -136,12 +154,12 @@ class Gate:
     def decide(self, now_s: float) -> GateDecision | None:
         """Run the policy; None where there was nothing to decide."""
         over = self.footprint_tokens() + sum(self._anonymous.values()) > self.capacity_tokens
-        if not self._waiting and not over:
+        if not self._waiting and not over and not self.policy.every_event:
             return None
         decision = self.policy.decide(
             [self._view(p, now_s) for p in self._admitted.values()],
             [self._view(p, now_s) for p in self._waiting.values()],
-            PoolView(self.capacity_tokens, sum(self._anonymous.values())),
+            self._pool(),
             now_s,
         )
         gave_up: list[str] = []
@@ -215,6 +233,11 @@ class Gate:
     def _footprint(self, known: Program) -> int:
         return max(known.context_tokens, known.need_tokens()) + round(LOOKAHEAD_TURNS * self._growth_tokens)
 
+    def _pool(self) -> PoolView:
+        anonymous = sum(self._anonymous.values())
+        in_flight = sum(max(p.context_tokens, p.need_tokens()) for p in self._admitted.values() if p.in_flight)
+        return PoolView(self.capacity_tokens, anonymous, anonymous + in_flight, self.host_tokens, self.tools)
+
     def _view(self, known: Program, now_s: float) -> ProgramView:
         return ProgramView(
             program=known.program,
@@ -225,4 +248,6 @@ class Gate:
             idle_s=known.idle_s(now_s),
             turns=known.turns,
             passed_over=known.passed_over,
+            context_tokens=max(known.context_tokens, known.need_tokens()),
+            paused=known.program in self._paused,
         )

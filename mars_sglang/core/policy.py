@@ -12,20 +12,43 @@ draws no random numbers and iterates no set into a result, and each sort key end
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from mars_sglang.core.views import AdmissionDecision, ContextView, PoolView, ProgramView, RunningView, TurnView
+from mars_sglang.core.views import (
+    AdmissionDecision,
+    ContextState,
+    ContextView,
+    EngineFacts,
+    PoolView,
+    ProgramView,
+    RunningView,
+    TurnEvent,
+    TurnOutcome,
+    TurnView,
+)
 
 
 class TurnPolicy(Protocol):
     """Order of turns, retention and victims inside one engine.
 
     Called by the engine adapter (:mod:`mars_sglang.engine`), by the simulator, and by the
-    contract tests that every registered policy passes.
+    contract tests that every registered policy passes. :class:`BaseTurnPolicy` answers what
+    a policy has no opinion on.
     """
 
     name: str
+    pins_kv: bool
+    """Whether :meth:`pins` is to be asked at all."""
+
+    def attach(self, engine: EngineFacts) -> None:
+        """What there is to schedule on. Called once, before anything else."""
+
+    def observe(self, event: TurnEvent, now_s: float) -> None:
+        """Something happened. Every rank's policy sees the same events in the same order."""
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
         """Indices into ``turns``, first to prefill first: a permutation."""
+
+    def quantum_tokens(self, turn: TurnView, now_s: float) -> int | None:
+        """Prefill tokens that this turn gets in one step, at most, 1 or more; None: the engine's chunk."""
 
     def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
         """Whether a turn that does not fit now may be passed by one behind it that does.
@@ -34,20 +57,68 @@ class TurnPolicy(Protocol):
         """
 
     def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
-        """Indices into ``contexts``, first to give up its KV first: a permutation.
+        """Indices into ``contexts``, first to give up its KV first: a permutation."""
 
-        Retention is this order and nothing harder. A retained context counts as evictable,
-        so it never makes the engine refuse what would fit without it.
+    def pins(self, contexts: Sequence[ContextView], running: int, now_s: float) -> list[int]:
+        """Indices into ``contexts`` of those that nothing may reclaim now.
+
+        Pinned KV makes the engine refuse, and retract, what would fit without it, which is
+        why the policy of this project pins nothing. With no turn ``running`` the answer has
+        to be empty: else the engine could wait for ever.
         """
 
     def order_victims(self, running: Sequence[RunningView], now_s: float) -> list[int]:
         """Indices into ``running``, first to be retracted first: a permutation."""
 
 
+class BaseTurnPolicy:
+    """First come first served, nobody passed, the cache's oldest first: what SGLang does unless told otherwise."""
+
+    pins_kv = False
+
+    def attach(self, engine: EngineFacts) -> None:
+        pass
+
+    def observe(self, event: TurnEvent, now_s: float) -> None:
+        pass
+
+    def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
+        return sorted(range(len(turns)), key=lambda i: (turns[i].priority, turns[i].arrived_s, turns[i].turn_id))
+
+    def quantum_tokens(self, turn: TurnView, now_s: float) -> int | None:
+        return None
+
+    def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
+        return False
+
+    def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
+        """Least recently used first; one whose next turn waits was used just now, when its prefix was looked up."""
+
+        def key(i: int):
+            context = contexts[i]
+            return context.state == ContextState.WAITING, -context.idle_s, context.program
+
+        return sorted(range(len(contexts)), key=key)
+
+    def pins(self, contexts: Sequence[ContextView], running: int, now_s: float) -> list[int]:
+        return []
+
+    def order_victims(self, running: Sequence[RunningView], now_s: float) -> list[int]:
+        """The least decoded first, and of those the longest: SGLang's own order."""
+
+        def key(i: int):
+            turn = running[i]
+            return -turn.priority, turn.output_tokens, turn.output_tokens - turn.context_tokens, turn.turn_id
+
+        return sorted(range(len(running)), key=key)
+
+
 class AdmissionPolicy(Protocol):
     """Which programs may start. Called by the gate on every event and once a second."""
 
     name: str
+    every_event: bool
+    """Whether :meth:`decide` is wanted on every event, also where nothing waits and nothing is too full."""
 
     def decide(
         self,
@@ -60,6 +131,21 @@ class AdmissionPolicy(Protocol):
 
     def observe_pause(self, seconds: float) -> None:
         """Learn from a tool pause that ended: the program was silent for ``seconds``."""
+
+    def observe_turn(self, turn: TurnOutcome, now_s: float) -> None:
+        """Learn from a turn that was answered."""
+
+
+class BaseAdmissionPolicy:
+    """Learns nothing, and is asked when something waits or the pool is too full."""
+
+    every_event = False
+
+    def observe_pause(self, seconds: float) -> None:
+        pass
+
+    def observe_turn(self, turn: TurnOutcome, now_s: float) -> None:
+        pass
 
 
 _TURN_POLICIES: dict[str, Callable[[], TurnPolicy]] = {}

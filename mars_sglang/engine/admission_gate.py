@@ -77,11 +77,13 @@ class AdmissionGate:
         context_tokens: int | None = None,
         last: bool = False,
         now_s: float | None = None,
+        cached_tokens: int | None = None,
+        output_tokens: int = 0,
     ) -> None:
         """The turn ended, failed or was given up; arguments as :meth:`Gate.finish`."""
         if self._broken:
             return
-        self.gate.finish(program, turn_id, _or_now(now_s), context_tokens, last)
+        self.gate.finish(program, turn_id, _or_now(now_s), context_tokens, last, cached_tokens, output_tokens)
         self._decide()
 
     def end(self, program: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from mars_sglang.config import ADMISSION_OFF, MarsConfig
 from mars_sglang.core.gate import Gate
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.program import Program, ProgramTable
+from mars_sglang.core.views import ToolsView
 from mars_sglang.engine import wire
 from mars_sglang.engine.admission_gate import AdmissionGate
 from mars_sglang.engine.recognition import Recognition
@@ -101,11 +102,16 @@ class ServerTurns:
         while True:
             try:
                 self.stream.poll()
+                self._tell_gate_of_tools()
             except Exception:
                 logger.exception("mars-sglang: the information stream failed; serving goes on without it")
                 self.stream = None
                 return
             await asyncio.sleep(POLL_S)
+
+    def _tell_gate_of_tools(self) -> None:
+        if self.gate is not None:
+            self.gate.gate.tools = tools_view([load for _, load in self.stream.executors.values()])
 
     # -- a turn ----------------------------------------------------------------------------------
 
@@ -187,7 +193,15 @@ class ServerTurns:
         if known is not None and (self.gate is None or not turn.identity.gated):
             known.end(turn.turn_id, now_s, context)
         if self.gate is not None:
-            self.gate.leave(turn.gated(), turn.turn_id, context, last, now_s)
+            self.gate.leave(
+                turn.gated(),
+                turn.turn_id,
+                context,
+                last,
+                now_s,
+                meta.get("cached_tokens") or 0,
+                meta.get("completion_tokens") or 0,
+            )
         if over is not None and program is not None:
             self._say_over(program, over, now_s)
 
@@ -243,6 +257,19 @@ class ServerTurns:
             "programs_known": len(self.programs),
             "programs": [_program(known, predictions.get(known.program)) for known in newest],
         }
+
+
+def tools_view(loads: Sequence[ExecutorLoad]) -> ToolsView | None:
+    """All hosts of tools as one; a host without a bound on its calls counts its cores for slots. None without hosts."""
+    if not loads:
+        return None
+    waits = [load.wait_s for load in loads if load.wait_s is not None]
+    return ToolsView(
+        slots=sum(load.slots if load.slots is not None else int(load.cores) for load in loads),
+        active=sum(load.active for load in loads),
+        queued=sum(load.queued for load in loads),
+        wait_s=max(waits, default=0.0),
+    )
 
 
 def _executor(load: ExecutorLoad, age_s: float) -> dict[str, Any]:

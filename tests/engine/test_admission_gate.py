@@ -80,6 +80,8 @@ def test_a_policy_that_fails_opens_the_gate_for_good():
         def decide(self, admitted, waiting, pool, now_s):
             raise RuntimeError("a bug")
 
+        every_event = False
+
         def observe_pause(self, seconds):
             pass
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from mars_sglang.core.policy import register_admission_policy
+from mars_sglang.core.policy import BaseAdmissionPolicy, register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
 
 #: Share of the pool that admission fills. Simulations: .9 to .95 are alike, under .8 is
@@ -25,7 +25,7 @@ _PAUSES_KEPT, _PAUSES_NEEDED = 1024, 64
 
 
 @register_admission_policy
-class FootprintAdmission:
+class FootprintAdmission(BaseAdmissionPolicy):
     """Keep the admitted programs' KV within the pool.
 
     No server learns from an unmodified agent that a program is over. So a program that has

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mars_sglang.core.policy import register_turn_policy
+from mars_sglang.core.policy import BaseTurnPolicy, register_turn_policy
 from mars_sglang.core.views import ContextState, ContextView, RunningView, TurnView
 
 #: Tokens of uncached remainder that one second of waiting makes up for. It bounds how
@@ -24,7 +24,7 @@ _RECLAIM_RANK = {ContextState.PAUSED: 0, ContextState.TOOL: 1, ContextState.WAIT
 
 
 @register_turn_policy
-class MarsTurnPolicy:
+class MarsTurnPolicy(BaseTurnPolicy):
     """Turns by uncached remainder with ageing; retained KV before victims; fair victims."""
 
     name = "mars"
