@@ -127,6 +127,7 @@ class PauseConsumer:
                 program=program,
                 turn=ended.turn,
                 key=forecast.key,
+                tool=pause.key.command or pause.key.tool,
                 probabilities=PROBABILITIES[: len(finite)],
                 quantiles_s=tuple(finite),
             ),

@@ -27,7 +27,13 @@ class MarsPrefillAdder(PrefillAdder):
         self.book.counters["prefill_passes"] += 1
 
     def add_one_req(self, req, has_chunked_req, truncation_align_size):
+        withheld = self._withhold(req)
         result = super().add_one_req(req, has_chunked_req, truncation_align_size)
+        if withheld:
+            self.rem_chunk_tokens += withheld
+            if self.can_run_list and self.can_run_list[-1] is req:
+                # What is left of the step after the quantum of this turn, and not of the quantum.
+                result = self.budget_state()
         if _LOOP_ASKS or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
             # A mamba tree hands the request a state slot before this call, and the loop
             # takes it back only from a request with which it ends.
@@ -35,6 +41,15 @@ class MarsPrefillAdder(PrefillAdder):
         added = bool(self.can_run_list) and self.can_run_list[-1] is req
         # The loop ends with a request whose result is another, and the next is not tried.
         return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
+
+    def _withhold(self, req) -> int:
+        """Take what is beyond the turn's quantum out of the step's budget; how much."""
+        quantum = self.book.policy.quantum_tokens(waiting_view(req, 0), self.book.now_s)
+        if quantum is None or self.rem_chunk_tokens is None:
+            return 0
+        withheld = max(0, self.rem_chunk_tokens - max(self.page_size, quantum))
+        self.rem_chunk_tokens -= withheld
+        return withheld
 
     def may_pass(self, req, result) -> bool:
         """Whether to try the turns behind one that was rejected with ``result``."""

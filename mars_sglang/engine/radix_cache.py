@@ -57,6 +57,8 @@ class MarsRadixCache(UnifiedRadixCache):
         """Program to the length of that context."""
         self._programs_at: dict[int, list[str]] = {}
         """Node to the programs whose context ends there."""
+        self._pins: dict[str, tuple[int, Any]] = {}
+        """Program to the node that is locked for it, and SGLang's receipt for the lock."""
         self._given_up: set[str] | None = None
         """Programs whose tails may go, while an eviction is in progress; None otherwise."""
         self._skipped: dict[str, None] = {}
@@ -68,10 +70,12 @@ class MarsRadixCache(UnifiedRadixCache):
     def on_release(self, req, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
         turn = getattr(req, "mars", None)
-        if turn is None or turn.program is None or not req.finished():
+        if turn is None or not req.finished():
             return
         if self._book is not None:
-            self._book.turn_ended(turn.program, len(req.origin_input_ids) + len(req.output_ids))
+            self._book.turn_ended(req)
+        if turn.program is None:
+            return
         if checkpointed and not self.disable:
             self._retain(turn.program, req.last_node, req.kv.cache_protected_len)
             if turn.last:
@@ -133,6 +137,28 @@ class MarsRadixCache(UnifiedRadixCache):
         owners.remove(program)
         if not owners:
             del self._programs_at[node_id]
+
+    # -- what nothing may take ---------------------------------------------------------------
+
+    def repin(self, running: int) -> None:
+        """Lock the contexts that the policy pins now, and no others. Called before every pass.
+
+        Args:
+            running: turns that decode or are in the middle of their prefill.
+        """
+        book = self._book
+        if book is None or not book.policy.pins_kv:
+            return
+        waiting = {req.mars.program for req in book.waiting_queue}
+        contexts = [self._context_view(program, waiting) for program in self._tail_of]
+        wanted = {contexts[i].program: None for i in book.policy.pins(contexts, running, book.now_s)}
+        for program, (node_id, lock) in list(self._pins.items()):
+            if program not in wanted or self._tail_of.get(program) != node_id:
+                del self._pins[program]
+                self.unlock(lock)
+        for program in wanted:
+            if program not in self._pins:
+                self._pins[program] = (self._tail_of[program], self.lock(self._tail_of[program]))
 
     # -- in what order it goes ---------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from sglang.srt.managers.scheduler import Scheduler
 from mars_sglang import __version__, clock
 from mars_sglang.config import NATIVE_UNDER_MARS, MarsConfig
 from mars_sglang.core.policy import turn_policy
-from mars_sglang.core.views import RunningView
+from mars_sglang.core.views import EngineFacts, RunningView
 from mars_sglang.engine import wire
 from mars_sglang.engine.engine_stream import open_engine_stream
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
+from mars_sglang.engine.prefill_meter import PrefillMeter
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy
 from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook, native_priority
 from mars_sglang.stream.events import FirstToken, TurnRetracted
@@ -52,6 +53,15 @@ class MarsScheduler(Scheduler):
         self._mars_last_tick_s = float("-inf")
         self._mars_queue_grew = False
         self.tree_cache.attach(self.mars_book)
+        self._mars_steps = PrefillMeter(clock.now)
+        book = self.mars_book
+        book.policy.attach(
+            EngineFacts(
+                capacity_tokens=self.max_total_num_tokens,
+                chunk_tokens=self.chunked_prefill_size or self.max_prefill_tokens,
+                prefill_s=lambda extend, prefix: book.prefill.seconds(extend, prefix),
+            )
+        )
         self._mars_stream = None
         self._mars_stream_wanted = config.stream
         global _scheduler
@@ -66,7 +76,7 @@ class MarsScheduler(Scheduler):
         now_s = clock.now()
         if self.waiting_queue or now_s - self._mars_last_tick_s >= IDLE_TICK_S * clock.speed():
             self._mars_last_tick_s = now_s
-            local.append(ClockTick(now_s))
+            local.append(ClockTick(now_s, self._mars_steps.price))
         if self._mars_stream_wanted is not None:
             # Opened here for this runs on the one rank that has a part in the stream.
             wanted, self._mars_stream_wanted = self._mars_stream_wanted, None
@@ -80,6 +90,7 @@ class MarsScheduler(Scheduler):
         for received in recv_reqs:
             if isinstance(received, ClockTick):
                 self.mars_book.now_s = max(self.mars_book.now_s, received.now_s)
+                self.mars_book.prefill = received.prefill
             elif isinstance(received, StreamNews):
                 for program in self.mars_book.hear(received):
                     self.tree_cache.program_ended(program)
@@ -108,6 +119,7 @@ class MarsScheduler(Scheduler):
                 output_tokens=len(req.output_ids),
                 retractions=req.mars.retractions,
             )
+        self.mars_book.queued(req.rid, req.mars, len(req.origin_input_ids) + len(req.output_ids))
         self._mars_queue_grew = True
         super()._add_request_to_queue(req, is_retracted=is_retracted)
 
@@ -123,19 +135,25 @@ class MarsScheduler(Scheduler):
             running_batch.batch_is_full = False
             self._mars_queue_grew = False
         self._mars_adder_class.last = None
+        self.mars_book.running = running_batch.reqs
+        self.tree_cache.repin(len(running_batch.reqs) + (self.chunked_req is not None))
         plan = super().get_new_batch_prefill(running_batch)
         adder = self._mars_adder_class.last
         if plan.batch_to_run is not None:
             for req in plan.batch_to_run.reqs:
-                if req.mars.prefill_s is None:
-                    req.mars.prefill_s = self.mars_book.now_s
+                self.mars_book.started(req.rid, req.mars)
         if adder is not None and adder.short_of_memory:
             # What SGLang concludes from the turn that ends its pass: retry when one leaves.
             busy = plan.batch_to_run is not None or not plan.running_batch.is_empty()
             plan.running_batch.batch_is_full = busy
         return plan
 
+    def run_batch(self, batch, *args, **kwargs):
+        self._mars_steps.began()
+        return super().run_batch(batch, *args, **kwargs)
+
     def process_batch_result(self, batch, result):
+        self._mars_steps.ended(batch)
         super().process_batch_result(batch, result)
         if batch.forward_mode.is_extend():
             for req in batch.reqs:

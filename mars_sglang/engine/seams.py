@@ -58,10 +58,16 @@ SEAMS = (
     Seam(f"{_SCHEDULER}.get_prefill_adder_class", ("self",), "prefill adder"),
     Seam(f"{_SCHEDULER}._poll_timeout_aborts", ("self",), "rank 0's clock, broadcast with the requests"),
     Seam(f"{_SCHEDULER}.process_input_requests", ("self", "recv_reqs"), "rank 0's clock, received"),
+    Seam(f"{_SCHEDULER}.run_batch", ("self", "batch"), "how long prefills take"),
     Seam(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "first tokens"),
     Seam(f"{_SCHEDULER}.get_init_info", ("self",), "tells the parent that the scheduler is ours"),
     Seam(f"{_SCHEDULER}.get_internal_state", ("self", "recv_req"), "counters in /server_info"),
     Seam(f"{_POLICY}.SchedulePolicy.calc_priority", ("self", "waiting_queue", "running_batch"), "turn order"),
+    Seam(
+        f"{_POLICY}.SchedulePolicy.shortest_prefill_chunk_limit",
+        ("self", "chunked_req", "waiting_queue", "budget", "page_size"),
+        "chunks no longer than a turn's quantum",
+    ),
     Seam(f"{_POLICY}.PrefillAdder.add_one_req", ("self", "req", "has_chunked_req"), "prefill adder"),
     Seam(f"{_POLICY}.match_kv_cache", ("req", "tree_cache"), "uncached remainder"),
     Seam(
@@ -73,6 +79,8 @@ SEAMS = (
     Seam("sglang.srt.mem_cache.registry.create_unified_radix_cache", ("ctx", "cache_class"), "radix cache"),
     Seam(f"{_TREE}.on_release", ("self", "req", "checkpointed"), "end of a turn"),
     Seam(f"{_TREE}.reset", ("self",), "flush_cache"),
+    Seam(f"{_TREE}.lock", ("self", "node_id"), "pins of policies that pin"),
+    Seam(f"{_TREE}.unlock", ("self", "lock"), "pins of policies that pin"),
     Seam(
         f"{_TREE}._evict_components",
         ("self", "request_by_type", "tracker", "available_size_targets", "allocation_reclaim_satisfied"),

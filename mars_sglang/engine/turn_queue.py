@@ -26,6 +26,8 @@ def waiting_view(req: Any, priority: int) -> TurnView:
         arrived_s=turn.arrived_s,
         priority=priority,
         continuation=turn.continuation,
+        program_arrived_s=turn.program_arrived_s,
+        started=turn.prefill_s is not None and turn.retracted_s is None,
     )
 
 
@@ -55,6 +57,19 @@ class MarsSchedulePolicy(SchedulePolicy):
         order = book.policy.order_turns(views, book.now_s)
         waiting_queue[:] = [waiting_queue[i] for i in order]
         book.counters["passes"] += 1
+
+    def shortest_prefill_chunk_limit(self, chunked_req, waiting_queue, budget: int, page_size: int) -> int | None:
+        """SGLang's room for short turns beside a long one, and no more of the long one than its quantum."""
+        limit = super().shortest_prefill_chunk_limit(chunked_req, waiting_queue, budget, page_size)
+        quantum = self.quantum_tokens(chunked_req)
+        if quantum is None:
+            return limit
+        quantum = max(page_size, quantum // page_size * page_size)
+        return quantum if limit is None else min(limit, quantum)
+
+    def quantum_tokens(self, req) -> int | None:
+        """Prefill tokens of this request in one step, at most."""
+        return self.book.policy.quantum_tokens(waiting_view(req, self._priority(req)), self.book.now_s)
 
     def _priority(self, req) -> int:
         return native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first)

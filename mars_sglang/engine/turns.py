@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mars_sglang.core.policy import TurnPolicy
+from mars_sglang.core.prefill_price import PrefillPrice
 from mars_sglang.core.program import ProgramTable
+from mars_sglang.core.views import ProgramOver, ToolKnown, TurnArrived, TurnEnded, TurnStarted
 from mars_sglang.engine.wire import WireTurn
 from mars_sglang.stream.events import ExecutorLoad, PausePredicted, ProgramEnded
 
@@ -19,9 +21,11 @@ MAX_EXECUTORS = 256
 
 @dataclass(frozen=True, slots=True)
 class ClockTick:
-    """Rank 0's clock, broadcast to all ranks in the order of the requests around it."""
+    """What rank 0 measures, broadcast to all ranks in the order of the requests around it."""
 
     now_s: float
+    prefill: PrefillPrice
+    """What its prefills took lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class ReqTurn:
     arrived_s: float
     program_arrived_s: float
     continuation: bool
+    pause_s: float | None = None
+    """Since the program's last turn ended; None for its first."""
     matched: bool = False
     """Whether its prefix was looked up in the cache since it was queued."""
     retractions: int = 0
@@ -48,6 +54,8 @@ class ReqTurn:
     """When it reached the scheduler."""
     prefill_s: float | None = None
     """When its first chunk was scheduled; None before."""
+    retracted_s: float | None = None
+    """When it was retracted last, until it is scheduled again; None if it is not waiting for that."""
     answering: bool = False
     """Whether its first token is out."""
 
@@ -66,6 +74,10 @@ class TurnBook:
         self.counters: Counter[str] = Counter()
         self.waiting_queue: list[Any] = []
         """The host's waiting queue as of the last pass."""
+        self.running: list[Any] = []
+        """The host's decoding requests as of the last pass."""
+        self.prefill = PrefillPrice()
+        """What a prefill costs, the same on every rank."""
         self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
         """Latest report of each host of tools, with the time at which it was heard."""
         self.predictions: OrderedDict[str, PausePredicted] = OrderedDict()
@@ -76,17 +88,42 @@ class TurnBook:
     def receive(self, turn: WireTurn) -> ReqTurn:
         """Note an arriving turn; what to keep on its request."""
         self.now_s = max(self.now_s, turn.arrived_s)
-        continuation = False
+        continuation, pause_s = False, None
         if turn.program is not None:
             # Each identified request names all programs that are paused now.
             self.paused = frozenset(turn.paused)
             known = self.programs.touch(turn.program, self.now_s)
             known.arrived_s = min(known.arrived_s, turn.program_arrived_s)
             continuation = known.turns > 0
+            if known.last_end_s is not None:
+                pause_s = max(0.0, turn.arrived_s - known.last_end_s)
             self.predictions.pop(turn.program, None)
         return ReqTurn(
-            turn.program, turn.arrived_s, turn.program_arrived_s, continuation, last=turn.last, queued_s=self.now_s
+            turn.program,
+            turn.arrived_s,
+            turn.program_arrived_s,
+            continuation,
+            pause_s,
+            last=turn.last,
+            queued_s=self.now_s,
         )
+
+    def queued(self, turn_id: str, turn: ReqTurn, context_tokens: int) -> None:
+        """A turn entered the host's queue: new, or back from a retraction."""
+        if turn.retractions:
+            turn.retracted_s = self.now_s
+        else:
+            self.policy.observe(TurnArrived(turn_id, turn.program, context_tokens, turn.pause_s), self.now_s)
+
+    def started(self, turn_id: str, turn: ReqTurn) -> None:
+        """A chunk of the turn's prefill was scheduled."""
+        if turn.prefill_s is not None and turn.retracted_s is None:
+            return
+        since_s = turn.queued_s if turn.retracted_s is None else turn.retracted_s
+        turn.prefill_s = self.now_s if turn.prefill_s is None else turn.prefill_s
+        turn.retracted_s = None
+        waited_s = max(0.0, self.now_s - since_s)
+        self.policy.observe(TurnStarted(turn_id, turn.program, waited_s, turn.retractions), self.now_s)
 
     def hear(self, news: StreamNews) -> list[str]:
         """Take in what the stream said; the programs that ended."""
@@ -97,17 +134,39 @@ class TurnBook:
                     keep_newest(self.executors, event.executor, (self.now_s, event), MAX_EXECUTORS)
                 case PausePredicted(program=str(program)):
                     keep_newest(self.predictions, program, event, MAX_ENGINE_PROGRAMS)
+                    if event.tool:
+                        self.policy.observe(ToolKnown(program, event.tool), self.now_s)
                 case ProgramEnded(program=str(program)):
                     self.predictions.pop(program, None)
+                    self.policy.observe(ProgramOver(program), self.now_s)
                     ended.append(program)
         return ended
 
-    def turn_ended(self, program: str, context_tokens: int) -> None:
+    def context_ended(self, program: str, context_tokens: int) -> None:
+        """A turn of the program ended with this context."""
         known = self.programs.touch(program, self.now_s)
         known.turns += 1
         known.last_end_s = self.now_s
         known.context_tokens = context_tokens
         self.counters["turns"] += 1
+
+    def turn_ended(self, req: Any) -> None:
+        """A host request was answered."""
+        turn, prompt_tokens, output_tokens = req.mars, len(req.origin_input_ids), len(req.output_ids)
+        if turn.program is not None:
+            self.context_ended(turn.program, prompt_tokens + output_tokens)
+        ended = TurnEnded(
+            turn_id=req.rid,
+            program=turn.program,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=req.cached_tokens,
+            output_tokens=output_tokens,
+            arrived_s=turn.arrived_s,
+            started_s=turn.queued_s if turn.prefill_s is None else turn.prefill_s,
+            other_tokens=sum(len(r.origin_input_ids) + len(r.output_ids) for r in self.running if r is not req),
+            last=turn.last,
+        )
+        self.policy.observe(ended, self.now_s)
 
 
 def _say_nothing(event_type: type, **fields: Any) -> None:

@@ -233,6 +233,8 @@ class PausePredicted(Event, tag="pause_predicted", frozen=True, kw_only=True, om
     plane = "control"
     key: Name = ""
     """What was learned from: a command, a tool, or everything."""
+    tool: Name = ""
+    """What the program is inside of: a shell's command, a tool, or ``human`` where its turn called none."""
     probabilities: tuple[float, ...] = ()
     quantiles_s: tuple[float, ...] = ()
     """``quantiles_s[i]``: back within this time with ``probabilities[i]``."""

@@ -42,7 +42,7 @@ class CachedPrograms:
         known = self.book.programs.touch(program, at_s)
         if arrived_s is not None:
             known.arrived_s = arrived_s
-        self.book.turn_ended(program, len(tokens))
+        self.book.context_ended(program, len(tokens))
         self.cache._retain(program, result.last_device_node, whole)
 
     def matched(self, tokens: list[int]) -> int:

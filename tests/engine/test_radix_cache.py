@@ -6,7 +6,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mars_sglang.core.policy import BaseTurnPolicy
 from tests.engine.conftest import make_cached_programs
+
+
+class PinsWhatItIsTold(BaseTurnPolicy):
+    name = "pins"
+    pins_kv = True
+
+    def __init__(self):
+        self.pinned: set[str] = set()
+
+    def pins(self, contexts, running, now_s):
+        return [i for i, context in enumerate(contexts) if running and context.program in self.pinned]
 
 
 def context(program: int, tokens: int) -> list[int]:
@@ -156,3 +168,43 @@ def test_any_history_keeps_the_books_straight(core, seed):
     p.evict(10_000)
     assert p.cache.retained() == {}
     p.accounted()
+
+
+def test_pinned_kv_is_neither_reclaimed_nor_counted_as_reclaimable_until_it_is_let_go(cached_programs):
+    p = cached_programs
+    policy = p.book.policy = PinsWhatItIsTold()
+    p.end_turn("kept", context(0, 320), at_s=1.0)
+    p.end_turn("other", context(1, 320), at_s=2.0)
+    policy.pinned = {"kept"}
+    p.cache.repin(running=2)
+    assert p.cache.evictable_size() == 320 and p.cache.protected_size() == 320
+    assert p.evict(640) == 320
+    assert p.matched(context(0, 320)) == 320 and p.matched(context(1, 320)) == 0
+    p.cache.repin(running=0)
+    p.accounted()
+    assert p.evict(320) == 320
+
+
+def test_a_pin_follows_its_program_to_its_next_context(cached_programs):
+    p = cached_programs
+    policy = p.book.policy = PinsWhatItIsTold()
+    policy.pinned = {"agent"}
+    p.end_turn("agent", context(0, 160), at_s=1.0)
+    p.cache.repin(running=1)
+    p.end_turn("agent", context(0, 480), at_s=2.0)
+    p.cache.repin(running=1)
+    assert p.cache.protected_size() == 480
+    policy.pinned = set()
+    p.cache.repin(running=1)
+    p.accounted()
+
+
+def test_a_flush_forgets_pins(cached_programs):
+    p = cached_programs
+    p.book.policy = PinsWhatItIsTold()
+    p.book.policy.pinned = {"agent"}
+    p.end_turn("agent", context(0, 320), at_s=1.0)
+    p.cache.repin(running=1)
+    p.cache.reset()
+    p.cache.repin(running=1)
+    assert p.cache.protected_size() == 0 and p.cache.retained() == {}

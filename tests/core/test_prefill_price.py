@@ -1,0 +1,30 @@
+"""The price of a prefill, learned from steps."""
+
+import pytest
+
+from mars_sglang.core.prefill_price import PrefillPrice
+
+TRUE = PrefillPrice(token_s=2e-4, pair_s=4e-10)
+
+
+def test_the_price_is_of_new_tokens_and_of_what_they_attend_to():
+    # 1000 x 2e-4 + 1000 x (9000 + 500) x 4e-10 = 0.2 + 0.0038
+    assert TRUE.seconds(1000, 9000) == pytest.approx(0.2038)
+
+
+def test_it_comes_to_what_steps_took_with_the_first_steps_counting_most():
+    price = PrefillPrice()
+    for _ in range(30):
+        price = price.learned([(2048, 0), (512, 4096)], TRUE.seconds(2048) + TRUE.seconds(512, 4096))
+    assert price.steps == 30
+    assert price.seconds(2048) == pytest.approx(TRUE.seconds(2048), rel=0.05)
+
+
+def test_one_odd_step_among_many_moves_it_little():
+    price = PrefillPrice(2e-4, 4e-10, steps=1000)
+    assert price.learned([(1000, 0)], 10 * price.seconds(1000)).seconds(1000) < 1.2 * price.seconds(1000)
+
+
+def test_a_step_without_tokens_or_time_teaches_nothing():
+    price = PrefillPrice()
+    assert price.learned([], 1.0) is price and price.learned([(10, 0)], 0.0) is price
