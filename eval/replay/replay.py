@@ -31,6 +31,8 @@ class ReplayOptions:
     tool_slots: int | None = defaults.TOOL_SLOTS
     max_pause_s: float = defaults.MAX_PAUSE_S
     request_timeout_s: float = defaults.REQUEST_TIMEOUT_S
+    session_ids: bool = False
+    """Whether requests carry their program as ``session_id`` too, for SGLang's session radix cache."""
     run_id: str = "run"
     """Ends every program id that the server sees, so that two runs on one server are not taken for one."""
 
@@ -165,8 +167,9 @@ class Replay:
 
     def _body(self, program: Program, turn: Turn, messages: bytes) -> bytes:
         name = json.dumps(f"{program.id}-{self._options.run_id}")
+        session = f'"session_id":{name},' if self._options.session_ids else ""
         head = (
-            f'{{"model":{self._model},"program_id":{name},"max_tokens":{turn.out_tokens},"temperature":0,'
+            f'{{"model":{self._model},"program_id":{name},{session}"max_tokens":{turn.out_tokens},"temperature":0,'
             '"ignore_eos":true,"stream":true,"stream_options":{"include_usage":true},"messages":'
         )
         return b"%s%s}" % (head.encode(), messages)

@@ -117,6 +117,7 @@ def test_every_turn_is_sent_as_asked_and_recorded():
         assert (body["ignore_eos"], body["temperature"], body["stream"]) == (True, 0, True)
         assert body["stream_options"] == {"include_usage": True}
         assert body["program_id"] == "a-r1"
+        assert "session_id" not in body
     assert second["messages"][:1] == first["messages"]
     assert second["messages"][1] == {"role": "assistant", "content": " so" * 7}
     (record,) = result.programs
@@ -127,6 +128,11 @@ def test_every_turn_is_sent_as_asked_and_recorded():
     assert two.recomputed_tokens == 100 + 7 - 1 - 5
     assert 0 <= one.sent_s <= one.first_token_s <= one.last_token_s <= two.sent_s
     assert record.makespan_s == two.last_token_s
+
+
+def test_a_program_is_a_session_too_where_that_is_asked_for():
+    _, server = replay([program(turn(100, 7), turn(150, 3), id="a")], session_ids=True)
+    assert [(body["session_id"], body["program_id"]) for body in server.bodies] == [("a-r1", "a-r1")] * 2
 
 
 def test_programs_share_a_server_without_mixing():
