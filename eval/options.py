@@ -12,8 +12,8 @@ from pathlib import Path
 from eval import defaults
 from eval.replay.arrivals import Arrivals
 from eval.workload.source import ACCEPTED
-
-ADMISSIONS = ("off", "mars")
+from mars_sglang.config import ADMISSION_OFF
+from mars_sglang.core.policy import admission_policy, admission_policy_names
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def _policies(text: str, admission: str | None) -> tuple[PolicyChoice, ...]:
     choices: list[PolicyChoice] = []
     for name in text.split(","):
         policy, plus, own = name.strip().partition("+")
-        if not policy or (plus and own not in ADMISSIONS):
+        if not policy or (plus and not _is_admission(own)):
             raise ValueError(
                 f"--policies: {name.strip()!r}; accepted: names of turn policies with commas between them, "
-                f"each with +{' or +'.join(ADMISSIONS)} after it for its admission policy"
+                f"each with +{' or +'.join(_admissions())} after it for its admission policy"
             )
         if policy.startswith("-") or "/" in policy:
             raise ValueError(f"--policies: {policy!r} is no name of a policy")
@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         help="turn policies to compare; fcfs+mars is fcfs with the mars admission policy "
         f"({defaults.POLICIES}; with --base-url what the server says)",
     )
-    add("--admission", choices=ADMISSIONS, help="where --policies names none (default: left to the server)")
+    add("--admission", type=_admission, metavar="A", help=f"where --policies names none: {', '.join(_admissions())} "
+        "(default: left to the server)")  # fmt: skip
     add("--profile", default=defaults.PROFILE, metavar="NAME", help="model and GPU to emulate (%(default)s)")
     speed_help = f"emulated seconds per second ({defaults.SPEED:g}; with --base-url what the server says, else 1)"
     add("--speed", type=_number(above=0), metavar="X", help=speed_help)
@@ -167,6 +168,23 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         help="programs end after so many turns; 0: never (%(default)s)",
     )  # fmt: skip
     add("--seed", type=_whole(0), default=defaults.SEED, metavar="N", help="of programs, arrivals, texts (%(default)s)")
+
+
+def _admissions() -> list[str]:
+    return [ADMISSION_OFF, *admission_policy_names()]
+
+
+def _is_admission(text: str) -> bool:
+    try:
+        return text == ADMISSION_OFF or bool(admission_policy(text))
+    except ValueError:
+        return False
+
+
+def _admission(text: str) -> str:
+    if not _is_admission(text):
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted: {', '.join(_admissions())}")
+    return text
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from mars_sglang.core.policy import admission_policy_names, turn_policy_names
+from mars_sglang.core.policy import admission_policy, admission_policy_names, turn_policy_names
 from mars_sglang.plugin import CONFIG_ENV
-from mars_sglang.stream.address import Address
-from mars_sglang.stream.keys import Keys
+from mars_sglang.stream.address import Address, AddressError
+from mars_sglang.stream.keys import Keys, KeysError
 
 ADMISSION_OFF = "off"
 
@@ -95,8 +95,13 @@ def resolve(
         ConfigError: unknown names, or two flags that contradict each other.
     """
     ours = turn_policy_names()
-    if mars_admission is not None and mars_admission not in (known := [ADMISSION_OFF, *admission_policy_names()]):
-        raise ConfigError(f"--mars-admission {mars_admission!r} is unknown; known: {', '.join(known)}")
+    if mars_admission not in (None, ADMISSION_OFF):
+        try:
+            admission_policy(mars_admission)
+        except ValueError as error:
+            raise ConfigError(
+                f"--mars-admission {mars_admission!r}: {error}; also accepted: {ADMISSION_OFF}"
+            ) from error
     if scheduler_policy is not None and scheduler_policy not in (known := [*ours, *sorted(native_policies)]):
         raise ConfigError(f"--scheduler-policy {scheduler_policy!r} is unknown; known: {', '.join(known)}")
     if None not in (scheduler_policy, schedule_policy) and scheduler_policy != schedule_policy:
@@ -156,19 +161,24 @@ def _stream(given: Mapping[str, str], auto_address: Callable[[], str]) -> Stream
             if name in given and given[name] != ADMISSION_OFF:
                 raise ConfigError(f"--{name.replace('_', '-')} needs the stream that --mars-control off turns off")
         return None
-    if control == CONTROL_AUTO:
-        return StreamConfig(auto_address(), spawn=True, record=os.path.abspath(record) if record else None,
-                            keys=keys, sidecar=sidecar)  # fmt: skip
-    if record is not None:
+    spawn = control == CONTROL_AUTO
+    if record is not None and not spawn:
         raise ConfigError(
             f"--mars-record is for the control process that this server starts; the one at {control} records when "
             "it is started with --record"
         )
     try:
-        Address.parse(control).prepare(Keys.load(keys) if keys else None)
-    except ValueError as error:
-        raise ConfigError(f"--mars-control {control!r}: {error}; also accepted: auto, off") from error
-    return StreamConfig(control, keys=keys, sidecar=sidecar)
+        loaded = Keys.load(keys) if keys else None
+    except (KeysError, OSError) as error:
+        raise ConfigError(f"--mars-keys {keys!r}: {error}") from error
+    try:
+        address = auto_address() if spawn else control
+        Address.parse(address).prepare(loaded)
+    except (AddressError, OSError) as error:
+        also = "ipc:///FOLDER, tcp://HOST:PORT, off" if spawn else "auto, off"
+        raise ConfigError(f"--mars-control {control!r}: {error}; also accepted: {also}") from error
+    recorded = os.path.abspath(record) if record else None
+    return StreamConfig(address, spawn=spawn, record=recorded, keys=keys, sidecar=sidecar)
 
 
 def _on_off(given: Mapping[str, str], name: str, *, default: bool) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from mars_sglang.config import ConfigError, MarsConfig, StreamConfig, check_supported, resolve, with_options
 from mars_sglang.plugin import asked_on_command_line
+from mars_sglang.stream.address import Address
 
 NATIVE = ("fcfs", "lpm", "hrrn")
 
@@ -20,6 +21,8 @@ NATIVE = ("fcfs", "lpm", "hrrn")
         ("mars", None, "off", None, MarsConfig("mars", "off")),
         ("fcfs", None, "mars", "fcfs", MarsConfig(None, "mars")),
         (None, "hrrn", "mars", "hrrn", MarsConfig(None, "mars")),
+        ("lpm", None, "window:8", "lpm", MarsConfig(None, "window:8")),
+        ("mars", None, "thunder", None, MarsConfig("mars", "thunder")),
     ],
 )
 def test_what_is_on(scheduler_policy, schedule_policy, admission, native, config):
@@ -29,8 +32,10 @@ def test_what_is_on(scheduler_policy, schedule_policy, admission, native, config
 @pytest.mark.parametrize(
     ("scheduler_policy", "schedule_policy", "admission", "message"),
     [
-        ("nope", None, None, r"--scheduler-policy 'nope' is unknown; known: mars, fcfs, hrrn, lpm"),
-        (None, None, "nope", r"--mars-admission 'nope' is unknown; known: off, mars"),
+        ("nope", None, None, r"--scheduler-policy 'nope' is unknown; known: .*mars, .*fcfs, hrrn, lpm"),
+        (None, None, "nope", r"--mars-admission 'nope': unknown .*; known: .*mars, .*window:N; also accepted: off"),
+        (None, None, "window:0", r"--mars-admission 'window:0': .*N '0'; accepted: window:N, N a whole number from 1"),
+        (None, None, "window", r"--mars-admission 'window': .*N ''; accepted: window:N"),
         ("mars", "lpm", None, r"--scheduler-policy mars and --schedule-policy lpm contradict"),
         ("fcfs", "lpm", None, r"--scheduler-policy fcfs and --schedule-policy lpm contradict"),
     ],
@@ -108,29 +113,30 @@ def options(**given):
     return {f"mars_{name}": value for name, value in given.items()}
 
 
-def auto():
-    return "ipc:///run/auto"
+@pytest.fixture
+def auto(tmp_path):
+    return lambda: f"ipc://{tmp_path}/auto"
 
 
-def test_the_stream_is_on_with_anything_of_ours_and_a_control_process_is_started_beside_the_server():
+def test_the_stream_is_on_with_anything_of_ours_and_a_control_process_is_started_beside_the_server(auto):
     assert with_options(None, {}, auto) is None
     config = with_options(MarsConfig("mars", "mars"), {}, auto)
-    assert config.stream == StreamConfig("ipc:///run/auto", spawn=True)
+    assert config.stream == StreamConfig(auto(), spawn=True)
     assert config.recognise and not config.stream.sidecar
 
 
-def test_a_flag_of_the_stream_alone_turns_it_on_over_native_policies(tmp_path):
+def test_a_flag_of_the_stream_alone_turns_it_on_over_native_policies(tmp_path, auto):
     config = with_options(None, options(record=str(tmp_path / "r")), auto)
     assert config.turn_policy is None and config.admission == "off"
     assert config.stream.record == str(tmp_path / "r")
 
 
-def test_off_switches(tmp_path):
+def test_off_switches(auto):
     config = with_options(MarsConfig("mars", "off"), options(control="off", recognise="off"), auto)
     assert config.stream is None and not config.recognise
 
 
-def test_a_control_process_that_runs_already_is_used_and_not_started(tmp_path):
+def test_a_control_process_that_runs_already_is_used_and_not_started(tmp_path, auto):
     address = f"ipc://{tmp_path}/there"
     config = with_options(MarsConfig("mars", "mars"), options(control=address, sidecar="on"), auto)
     assert config.stream == StreamConfig(address, sidecar=True)
@@ -142,12 +148,31 @@ def test_a_control_process_that_runs_already_is_used_and_not_started(tmp_path):
         ({"control": "tcp://127.0.0.1:7000"}, "--mars-control 'tcp://127.0.0.1:7000': .*CURVE keys.*mars-sglang keys"),
         ({"control": "nowhere"}, "--mars-control 'nowhere': .*accepted are ipc:///FOLDER.*also accepted: auto, off"),
         ({"control": "ipc:///tmp/x", "record": "f"}, "--mars-record is for the control process that this"),
+        ({"keys": "/nonexistent"}, "--mars-keys '/nonexistent': no folder of keys.*mars-sglang keys"),
+        ({"control": "ipc:///tmp/x", "keys": "/nonexistent"}, "--mars-keys '/nonexistent': no folder of keys"),
         ({"control": "off", "record": "f"}, "--mars-record needs the stream that --mars-control off turns off"),
         ({"sidecar": "yes"}, "--mars-sidecar is 'yes'; accepted: on, off"),
         ({"recognise": "yes"}, "--mars-recognise is 'yes'; accepted: on, off"),
         ({"identity": "/nonexistent.toml"}, "--mars-identity '/nonexistent.toml' is not a file"),
     ],
 )
-def test_refused_stream_flags_say_what_is_accepted(given, message):
+def test_refused_stream_flags_say_what_is_accepted(auto, given, message):
     with pytest.raises(ConfigError, match=message):
         with_options(MarsConfig("mars", "mars"), options(**given), auto)
+
+
+@pytest.mark.parametrize("control", [{}, {"control": "auto"}], ids=["by default", "asked for"])
+def test_an_own_place_for_the_stream_that_cannot_be_used_names_the_flag_and_what_else_is_accepted(
+    monkeypatch, tmp_path, control
+):
+    accepted = "also accepted: ipc:///FOLDER, tcp://HOST:PORT, off"
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    with pytest.raises(ConfigError, match=rf"--mars-control 'auto': .*{long.name}.* is too long.*{accepted}"):
+        with_options(MarsConfig("mars", "mars"), options(**control), lambda: Address.default("30000").text)
+    opened = tmp_path / "opened"
+    opened.mkdir()
+    opened.chmod(0o755)
+    with pytest.raises(ConfigError, match=rf"--mars-control 'auto': others may enter {opened}.*{accepted}"):
+        with_options(MarsConfig("mars", "mars"), options(**control), lambda: f"ipc://{opened}")

@@ -2,12 +2,11 @@
 
 import argparse
 import logging
-import os
-import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from mars_sglang import parent
 from mars_sglang.control.learned import Learned
 from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.process import AddressTaken, Control
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopped.append(True))
-    parent_gone = _watch(options.parent_pid)
+    parent_gone = parent.watch(options.parent_pid)
     try:
         address = Address.parse(options.address) if options.address else Address.default(SERVER_NAME)
         keys = Keys.load(options.keys) if options.keys else None
@@ -60,20 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _recording_to(path: str | None) -> str:
     return f", recording to {path}" if path else ""
-
-
-def _watch(parent: int | None) -> Callable[[], bool]:
-    """A test for the end of a process that cannot mistake another with the same id for it."""
-    if parent is None:
-        return lambda: False
-    try:
-        watched = os.pidfd_open(parent)
-    except ProcessLookupError:
-        return lambda: True
-    except OSError:  # not allowed in this container
-        started_by = os.getppid()
-        return lambda: os.getppid() != started_by
-    return lambda: bool(select.select([watched], [], [], 0)[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The sockets and the loop of the control process. One thread; every queue in it is bounded."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -14,6 +13,7 @@ from mars_sglang import clock
 from mars_sglang.control.sequencer import Consumer, Ordered, Sequencer
 from mars_sglang.control.sources import Sources
 from mars_sglang.control.state import STALE_S
+from mars_sglang.stream import lock
 from mars_sglang.stream.address import Address
 from mars_sglang.stream.authenticator import Authenticator
 from mars_sglang.stream.codec import HEADER, MAX_EVENT_BYTES, Malformed, decode, decode_envelope, encode, kind_of
@@ -266,14 +266,9 @@ class Control:
         return socket
 
     def _take(self, address: Address) -> None:
-        if address.folder is None:
-            return
-        # libzmq would take the socket files of a living process away as readily as a dead one's;
-        # a lock goes with its process.
-        self._lock = os.open(f"{address.folder}/control.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock = lock.take(address, "control")
+        except BlockingIOError as error:
             raise AddressTaken(f"another control process serves {address.text}") from error
 
     def _bind(self, address: Address, socket: zmq.Socket, endpoint: str, keys: Keys | None) -> None:

@@ -63,7 +63,7 @@ class TurnPolicy(Protocol):
         """Indices into ``contexts`` of those that nothing may reclaim now.
 
         Pinned KV makes the engine refuse, and retract, what would fit without it, which is
-        why the policy of this project pins nothing. With no turn ``running`` the answer has
+        why the policy of this project pins nothing. With no turn ``running`` (decoding) the answer has
         to be empty: else the engine could wait for ever.
         """
 
@@ -164,6 +164,10 @@ def register_turn_policy(factory: Callable[[], TurnPolicy]) -> Callable[[], Turn
 def register_admission_policy(factory: Callable[[], AdmissionPolicy]) -> Callable[[], AdmissionPolicy]:
     """Class decorator: make an admission policy known under its ``name``.
 
+    A policy with a parameter has a class attribute ``argument`` (what the parameter is called,
+    ``"N"``) and a class method ``from_text(text)`` that makes it, or raises a ValueError; it is
+    asked for as ``name:text``, and such a policy's own ``name`` says that again.
+
     Raises:
         ValueError: the name is taken.
     """
@@ -180,20 +184,22 @@ def turn_policy(name: str) -> TurnPolicy:
 
 
 def admission_policy(name: str) -> AdmissionPolicy:
-    """A new policy object.
+    """A new policy object; ``window:8`` is the policy ``window`` with the parameter 8.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        ValueError: unknown name, with a message that lists the known ones; or a parameter that is missing, not
+            accepted or not expected.
     """
     return _create(_ADMISSION_POLICIES, "admission", name)
 
 
 def turn_policy_names() -> list[str]:
-    return sorted(_loaded(_TURN_POLICIES))
+    return _names(_loaded(_TURN_POLICIES))
 
 
 def admission_policy_names() -> list[str]:
-    return sorted(_loaded(_ADMISSION_POLICIES))
+    """Every name that :func:`admission_policy` takes, a parameter by what it is called: ``window:N``."""
+    return _names(_loaded(_ADMISSION_POLICIES))
 
 
 def _register(registry, kind, factory):
@@ -206,15 +212,29 @@ def _register(registry, kind, factory):
 
 def _loaded(registry):
     # One line per policy file. Imported here and not above: the files import this module.
+    import mars_sglang.core.admission.aimd
+    import mars_sglang.core.admission.concur
     import mars_sglang.core.admission.footprint
-    import mars_sglang.core.policies.mars  # noqa: F401
+    import mars_sglang.core.admission.thunder
+    import mars_sglang.core.admission.window
+    import mars_sglang.core.policies.autellix
+    import mars_sglang.core.policies.continuum
+    import mars_sglang.core.policies.infercept
+    import mars_sglang.core.policies.mars
+    import mars_sglang.core.policies.mars_paper
+    import mars_sglang.core.policies.mars_preview  # noqa: F401
 
     return registry
 
 
-def _create(registry, kind, name):
+def _names(registry):
+    return sorted(f"{name}:{f.argument}" if hasattr(f, "argument") else name for name, f in registry.items())
+
+
+def _create(registry, kind, asked):
+    name, colon, text = asked.partition(":")
     factory = _loaded(registry).get(name)
-    if factory is None:
-        known = ", ".join(sorted(registry))
-        raise ValueError(f"unknown {kind} policy {name!r}; known: {known}")
-    return factory()
+    takes_text = hasattr(factory, "argument")
+    if factory is None or (colon and not takes_text):
+        raise ValueError(f"unknown {kind} policy {asked!r}; known: {', '.join(_names(registry))}")
+    return factory.from_text(text) if takes_text else factory()

@@ -144,7 +144,8 @@ class MarsRadixCache(UnifiedRadixCache):
         """Lock the contexts that the policy pins now, and no others. Called before every pass.
 
         Args:
-            running: turns that decode or are in the middle of their prefill.
+            running: turns that decode. One in the middle of its prefill cannot be retracted to make room for
+                another, so it does not count: SGLang would abort a lone turn that lacks memory to decode.
         """
         book = self._book
         if book is None or not book.policy.pins_kv:

@@ -128,11 +128,6 @@ class ServerStream:
         processes = {process.name: {"pid": process.pid, "starts": process.starts} for process in self._processes}
         return {"address": self.address, **self._end.report(), "processes": processes}
 
-    def close(self) -> None:
-        for process in self._processes:
-            process.stop()
-        self._end.close()
-
 
 def program_state(known: Program) -> ProgramState:
     """A program of the server's table, as a snapshot shows it."""

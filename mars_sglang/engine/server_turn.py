@@ -63,9 +63,9 @@ class ServerTurn:
             total[field] = sum(meta.get(field) or 0 for meta in metas)
         return total
 
-    def finish_reason(self) -> str:
-        """As :attr:`mars_sglang.stream.events.TurnEnded.finish_reason`."""
-        reason = self.meta().get("finish_reason")
+    def finish_reason(self, meta: Mapping[str, Any]) -> str:
+        """As :attr:`mars_sglang.stream.events.TurnEnded.finish_reason`; ``meta`` is what :meth:`meta` said."""
+        reason = meta.get("finish_reason")
         if isinstance(reason, Mapping):
             return str(reason.get("type") or "")
         if reason:

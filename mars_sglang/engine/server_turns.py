@@ -189,7 +189,7 @@ class ServerTurns:
         if known is not None and context:
             known.tools = tools
         if self.stream is not None:
-            self.stream.ended(program, turn.turn_id, now_s, meta, turn.finish_reason(), tools, last)
+            self.stream.ended(program, turn.turn_id, now_s, meta, turn.finish_reason(meta), tools, last)
         if known is not None and (self.gate is None or not turn.identity.gated):
             known.end(turn.turn_id, now_s, context)
         if self.gate is not None:

@@ -84,7 +84,3 @@ class StreamEnd:
             "gaps": self._subscriber.gaps,
             "snapshots": self._subscriber.snapshots,
         }
-
-    def close(self) -> None:
-        self._publisher.close()
-        self._subscriber.close()

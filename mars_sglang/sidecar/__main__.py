@@ -5,11 +5,10 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from mars_sglang import clock
+from mars_sglang import clock, parent
 from mars_sglang.sidecar import cgroup, kernel
 from mars_sglang.sidecar.calls import Calls
 from mars_sglang.sidecar.listener import Listener, ToolsAddressTaken
@@ -18,10 +17,10 @@ from mars_sglang.sidecar.service import Sidecar
 from mars_sglang.stream.address import SERVER_NAME, Address, AddressError
 from mars_sglang.stream.events import Heartbeat
 from mars_sglang.stream.keys import Keys, KeysError
-from mars_sglang.stream.publisher import Publisher
+from mars_sglang.stream.publisher import Publisher, host_name
 from mars_sglang.stream.subscriber import Subscriber
 from mars_sglang.tools.description import API_KEY_ENV
-from mars_sglang.tools.process import is_gone, of, where
+from mars_sglang.tools.process import where
 
 logger = logging.getLogger("mars_sglang.sidecar")
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped: list[bool] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(True))
-    parent_gone = _watch(options.parent_pid)
+    parent_gone = parent.watch(options.parent_pid)
     try:
         sidecar = _build(options)
         sidecar.listen()
@@ -81,7 +80,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _build(options: argparse.Namespace) -> Sidecar:
-    name = options.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64]
+    name = options.name or host_name()
     loads = LoadReader(cgroup.find(options.cgroup), options.cores)
     keys = Keys.load(options.keys) if options.keys else None
     listen_keys = Keys.load(options.listen_keys) if options.listen_keys else keys
@@ -99,13 +98,6 @@ def _build(options: argparse.Namespace) -> Sidecar:
         authorization=f"Bearer {key}" if key else None,
         calls=Calls(name, where=where(), speed=clock.speed()),
     )
-
-
-def _watch(parent: int | None) -> Callable[[], bool]:
-    if parent is None:
-        return lambda: False
-    watched = of(parent)
-    return lambda: watched is None or is_gone(watched)
 
 
 def _interval_ms(text: str) -> int:

@@ -1,11 +1,11 @@
 """The socket on which tools report to the sidecar."""
 
 import contextlib
-import fcntl
 import os
 
 import zmq
 
+from mars_sglang.stream import lock
 from mars_sglang.stream.address import Address
 from mars_sglang.stream.keys import Keys
 from mars_sglang.tools.endpoint import MAX_REPORT_BYTES, endpoint
@@ -95,11 +95,7 @@ class Listener:
             self._lock = None
 
     def _take(self) -> None:
-        if self.address.folder is None:
-            return
-        # libzmq would take the socket of a living process away; a lock goes with its process.
-        self._lock = os.open(f"{self.address.folder}/tools.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock = lock.take(self.address, "tools")
+        except BlockingIOError as error:
             raise ToolsAddressTaken(f"another sidecar listens at {self.address.text}") from error

@@ -24,10 +24,14 @@ LINGER_MS = 200
 EPISODE_S = 2.0
 
 
+def host_name() -> str:
+    """This host as names in the stream call it: at most 64 letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", host_names.gethostname())[:64]
+
+
 def source_name(role: str) -> str:
     """A name for a sending process, new at each of its starts: ``role:host:pid:nonce``."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", host_names.gethostname())[:64]
-    return f"{role}:{host}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{role}:{host_name()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 class Publisher:

@@ -1,6 +1,7 @@
 """Admission by footprint, by hand."""
 
-from mars_sglang.core.admission.footprint import DORMANT_MAX_S, FILL, MAX_PASSED_OVER, FootprintAdmission
+from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
+from mars_sglang.core.admission.footprint import FILL, MAX_PASSED_OVER, FootprintAdmission
 from mars_sglang.core.views import PoolView, ProgramView
 
 

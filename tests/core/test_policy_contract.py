@@ -3,9 +3,10 @@
 import copy
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars_sglang.core.gate import Gate
 from mars_sglang.core.policy import (
     admission_policy,
     admission_policy_names,
@@ -13,21 +14,44 @@ from mars_sglang.core.policy import (
     turn_policy,
     turn_policy_names,
 )
-from mars_sglang.core.views import ContextState, ContextView, PoolView, ProgramView, RunningView, TurnView
+from mars_sglang.core.views import (
+    ContextState,
+    ContextView,
+    PoolView,
+    ProgramView,
+    RunningView,
+    ToolsView,
+    TurnOutcome,
+    TurnView,
+)
 
 times = st.floats(0, 1e6)
 tokens = st.integers(1, 300_000)
 ids = st.integers(0, 10**6).map(str)
-programs = st.none() | ids
+# Few enough that views are often of those that a policy was told of (policies/test_observed_events.py).
+known_programs = st.sampled_from(["a", "b", "c"])
+known_turns = st.sampled_from(["t1", "t2", "t3", "t4"])
+programs = st.none() | known_programs | ids
 
 turns = st.lists(
-    st.builds(TurnView, ids, programs, tokens, tokens, times, st.integers(-2, 2), st.booleans()),
+    st.builds(
+        TurnView,
+        turn_id=known_turns | ids,
+        program=programs,
+        uncached_tokens=tokens,
+        context_tokens=tokens,
+        arrived_s=times,
+        priority=st.integers(-2, 2),
+        continuation=st.booleans(),
+        program_arrived_s=times,
+        started=st.booleans(),
+    ),
     unique_by=lambda t: t.turn_id,
 )
 contexts = st.lists(
     st.builds(
         ContextView,
-        ids,
+        known_programs | ids,
         tokens,
         st.sampled_from([ContextState.TOOL, ContextState.WAITING, ContextState.PAUSED]),
         times,
@@ -37,9 +61,18 @@ contexts = st.lists(
     unique_by=lambda c: c.program,
 )
 running = st.lists(
-    st.builds(RunningView, ids, programs, tokens, tokens, times, times, st.integers(0, 5), st.integers(-2, 2)),
+    st.builds(
+        RunningView, known_turns | ids, programs, tokens, tokens, times, times, st.integers(0, 5), st.integers(-2, 2)
+    ),
     unique_by=lambda r: r.turn_id,
 )
+
+
+#: Admission policies that keep the sum of footprints within the pool. The others are windows
+#: over programs, or bound the context of now.
+NEVER_OVERFILLS = {"mars"}
+
+admission_names = [name.replace(":N", ":3") for name in admission_policy_names()]
 
 
 def program_views(waiting: bool):
@@ -53,7 +86,20 @@ def program_views(waiting: bool):
         idle_s=st.just(0.0) if waiting else times,
         turns=st.integers(0, 50),
         passed_over=st.integers(0, 40),
+        context_tokens=tokens,
+        paused=st.booleans() if waiting else st.just(False),
     )
+
+
+pools = st.builds(
+    PoolView,
+    capacity_tokens=st.integers(1, 1_000_000),
+    anonymous_tokens=st.integers(0, 100_000),
+    referenced_tokens=st.integers(0, 1_000_000),
+    tools=st.none()
+    | st.builds(ToolsView, st.integers(0, 16), st.integers(0, 16), st.integers(0, 64), st.floats(0, 100)),
+)
+outcomes = st.builds(TurnOutcome, ids, tokens, st.integers(0, 300_000), st.integers(0, 300_000), tokens)
 
 
 @pytest.fixture(scope="module", params=turn_policy_names())
@@ -61,7 +107,7 @@ def policy_name(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=admission_policy_names())
+@pytest.fixture(scope="module", params=admission_names)
 def admission_name(request):
     return request.param
 
@@ -103,37 +149,114 @@ def test_a_victim_order_is_a_permutation_with_the_least_urgent_first(policy_name
 
 
 @given(
+    rounds=st.lists(
+        st.tuples(
+            st.lists(program_views(waiting=False), unique_by=lambda p: p.program),
+            st.lists(program_views(waiting=True), unique_by=lambda p: p.program),
+            pools,
+            st.floats(0, 100),
+            st.lists(outcomes, max_size=3),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_admission_pauses_idle_programs_admits_waiting_ones_and_never_wedges(admission_name, rounds):
+    """One policy through several decisions, so that what it remembers takes part; a second one decides alike."""
+    policy, twin = admission_policy(admission_name), admission_policy(admission_name)
+    assert policy.name == admission_name
+    now_s = 0.0
+    for admitted, waiting, pool, seconds, turns in rounds:
+        now_s += seconds
+        waiting = [p for p in waiting if p.program not in {a.program for a in admitted}]
+        for turn in turns:
+            policy.observe_turn(turn, now_s)
+            twin.observe_turn(turn, now_s)
+        decision = policy.decide(admitted, waiting, pool, now_s)
+        assert decision == twin.decide(admitted, waiting, pool, now_s)
+        by_id = {p.program: p for p in [*admitted, *waiting]}
+        assert len(set(decision.pause)) == len(decision.pause) and len(set(decision.admit)) == len(decision.admit)
+        # Only what is inside a tool may be paused, only what waits may be admitted.
+        assert all(p in {a.program for a in admitted} and not by_id[p].in_flight for p in decision.pause)
+        assert set(decision.admit) <= {p.program for p in waiting}
+        inside = [p for p in admitted if p.program not in decision.pause]
+        # With nobody inside, somebody gets in, however large.
+        assert inside or not waiting or decision.admit
+        if admission_name in NEVER_OVERFILLS:
+            used = pool.anonymous_tokens + sum(p.footprint_tokens for p in inside)
+            for i, program in enumerate(decision.admit):
+                used += by_id[program].footprint_tokens
+                assert used <= pool.capacity_tokens or (i == 0 and not inside)
+
+
+@settings(max_examples=50)
+@given(
     admitted=st.lists(program_views(waiting=False), unique_by=lambda p: p.program),
     waiting=st.lists(program_views(waiting=True), unique_by=lambda p: p.program),
-    capacity=st.integers(1, 1_000_000),
-    anonymous=st.integers(0, 100_000),
+    pool=pools,
     now=times,
+    shuffle=st.randoms(),
 )
-def test_admission_never_wedges_and_never_overfills(admission_name, admitted, waiting, capacity, anonymous, now):
+def test_an_admission_decision_does_not_depend_on_the_input_order(
+    admission_name, admitted, waiting, pool, now, shuffle
+):
     waiting = [p for p in waiting if p.program not in {a.program for a in admitted}]
-    pool = PoolView(capacity, anonymous)
     decision = admission_policy(admission_name).decide(admitted, waiting, pool, now)
-    by_id = {p.program: p for p in [*admitted, *waiting]}
-    assert len(set(decision.pause)) == len(decision.pause) and len(set(decision.admit)) == len(decision.admit)
-    # Only what is inside a tool may be paused, only what waits may be admitted.
-    assert all(p in {a.program for a in admitted} and not by_id[p].in_flight for p in decision.pause)
-    assert set(decision.admit) <= {p.program for p in waiting}
-    inside = [p for p in admitted if p.program not in decision.pause]
-    # With nobody inside, somebody gets in, however large.
-    assert inside or not waiting or decision.admit
-    used = anonymous + sum(p.footprint_tokens for p in inside)
-    for i, program in enumerate(decision.admit):
-        used += by_id[program].footprint_tokens
-        assert used <= capacity or (i == 0 and not inside)
-    again = admission_policy(admission_name).decide(admitted, waiting, pool, now)
-    assert again == decision
+    shuffle.shuffle(admitted)
+    shuffle.shuffle(waiting)
+    assert admission_policy(admission_name).decide(admitted, waiting, pool, now) == decision
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 90_000), min_size=1, max_size=12), capacity=st.integers(20_000, 400_000))
+def test_every_program_of_a_burst_gets_its_turn_when_the_others_end(admission_name, sizes, capacity):
+    """Through the gate, with a decision a second: who is inside runs one turn, is silent for 3 s, runs one more."""
+    gate = Gate(admission_policy(admission_name), capacity)
+    for i, tokens in enumerate(sizes):
+        gate.submit(f"p{i}", f"p{i}/0", tokens, 0.0)
+    running: dict[str, float] = {}
+    done: set[str] = set()
+    back: dict[str, float] = {}
+    for second in range(4000):
+        now_s = float(second)
+        for turn in [turn for turn, at_s in back.items() if at_s <= now_s]:
+            del back[turn]
+            size = sizes[int(turn[1:].split("/")[0])] + 500
+            if gate.submit(turn.split("/")[0], turn, size, now_s):
+                running[turn] = now_s + 2.0
+        for turn in [turn for turn, at_s in running.items() if at_s <= now_s]:
+            del running[turn]
+            program, number = turn.split("/")
+            context = sizes[int(program[1:])] + 500 * (int(number) + 1)
+            gate.finish(program, turn, now_s, context, last=number == "1", cached_tokens=0, output_tokens=100)
+            if number == "1":
+                done.add(program)
+            else:
+                back[f"{program}/1"] = now_s + 3.0
+        decided = gate.decide(now_s)
+        running |= dict.fromkeys(decided.passed if decided is not None else (), now_s + 2.0)
+        if len(done) == len(sizes):
+            return
+    raise AssertionError(f"{sorted(back)} silent, {sorted(running)} running and {len(done)} done after an hour")
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown turn policy 'lru'; known: .*mars"):
         turn_policy("lru")
-    with pytest.raises(ValueError, match=r"unknown admission policy 'x'; known: .*mars"):
+    with pytest.raises(ValueError, match=r"unknown admission policy 'x'; known: .*mars, .*window:N"):
         admission_policy("x")
+
+
+@pytest.mark.parametrize("name", ["window", "window:", "window:0", "window:-1", "window:1.5", "window:x"])
+def test_a_parameter_that_is_missing_or_not_accepted_is_named_with_the_accepted_form(name):
+    given_n = name.partition(":")[2]
+    with pytest.raises(ValueError, match=rf"policy 'window' with N '{given_n}'; accepted: window:N"):
+        admission_policy(name)
+
+
+def test_a_policy_without_a_parameter_takes_none():
+    with pytest.raises(ValueError, match="unknown admission policy 'mars:3'; known: "):
+        admission_policy("mars:3")
 
 
 def test_a_name_is_registered_once():

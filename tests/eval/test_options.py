@@ -22,6 +22,12 @@ def test_policies_with_their_own_admission():
     assert PolicyChoice("lpm").server_args == ["--scheduler-policy", "lpm"]
 
 
+def test_every_admission_policy_may_be_a_column():
+    options = parse(["--policies", "fcfs+thunder,fcfs+window:8,lpm", "--admission", "concur"])
+    assert [p.label for p in options.policies] == ["fcfs+thunder", "fcfs+window:8", "lpm+concur"]
+    assert options.policies[1].server_args[-2:] == ["--mars-admission", "window:8"]
+
+
 def test_arrivals_exclude_each_other():
     assert parse(["--burst"]).arrivals == Arrivals()
     assert parse(["--concurrency", "3"]).arrivals == Arrivals(concurrency=3)
@@ -51,10 +57,12 @@ def test_server_args_may_be_one_flag():
         (["--speed", "0"], "above 0"),
         (["--max-pause", "-1"], "0 or more"),
         (["--policies", "fcfs,,mars"], "accepted"),
-        (["--policies", "fcfs+fast"], "+off or +mars"),
+        (["--policies", "fcfs+fast"], "+off or +aimd or +concur or +mars or +thunder or +window:N"),
+        (["--policies", "fcfs+window:0"], "'fcfs+window:0'; accepted: "),
         (["--policies", "fcfs,fcfs"], "twice"),
         (["--policies", "../up"], "no name"),
-        (["--admission", "no"], "off"),
+        (["--admission", "no"], "'no'; accepted: off, aimd, "),
+        (["--admission", "window"], "'window'; accepted: "),
         (["--base-url", "u", "--policies", "fcfs,lpm"], "one run"),
         (["--base-url", "u", "--server-args", "--x"], "already runs"),
         (["--server-args", "'"], "quotation"),

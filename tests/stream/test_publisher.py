@@ -1,6 +1,7 @@
 """Publishing never blocks and never raises, whoever listens; what is lost is counted and said once."""
 
 import logging
+import os
 
 import pytest
 import zmq
@@ -10,7 +11,7 @@ from mars_sglang.stream import publisher as publisher_module
 from mars_sglang.stream.address import Address
 from mars_sglang.stream.codec import MAX_EVENT_BYTES, decode
 from mars_sglang.stream.events import FirstToken, SourceState, SourceStopped, TurnEnded
-from mars_sglang.stream.publisher import Publisher
+from mars_sglang.stream.publisher import Publisher, host_name, source_name
 
 
 class Listener:
@@ -116,3 +117,10 @@ def test_an_event_that_cannot_be_sent_costs_itself_only(address, listener, caplo
 def test_a_role_that_would_make_no_source_name_is_refused(address, role):
     with pytest.raises(ValueError, match="role"):
         Publisher(address, role)
+
+
+def test_a_source_name_has_its_host_in_letters_that_names_may_have(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "gpu node:7/é" + "x" * 100)
+    assert host_name() == "gpu-node-7--" + "x" * 52
+    role, host, pid, nonce = source_name("server").split(":")
+    assert (role, host, pid, len(nonce)) == ("server", host_name(), str(os.getpid()), 8)

@@ -1,9 +1,9 @@
 """Residency: admit programs, first come first served, while the sum of their footprints fits."""
 
-from collections import deque
 from collections.abc import Sequence
 
-from mars_sglang.core.policy import BaseAdmissionPolicy, register_admission_policy
+from mars_sglang.core.admission.dormancy import DormancyAdmission
+from mars_sglang.core.policy import register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
 
 #: Share of the pool that admission fills. Simulations: .9 to .95 are alike, under .8 is
@@ -17,43 +17,14 @@ MAX_MISSES = 4
 #: for the room there is now waits for at most this many others, then for those inside.
 MAX_PASSED_OVER = 32
 
-#: Silence counts as the end of a program once it is longer than this share of all pauses.
-DORMANT_QUANTILE = 0.98
-#: Bounds of that time in seconds; the upper one holds until enough pauses were seen.
-DORMANT_MIN_S, DORMANT_MAX_S = 3.0, 30.0
-_PAUSES_KEPT, _PAUSES_NEEDED = 1024, 64
-
 
 @register_admission_policy
-class FootprintAdmission(BaseAdmissionPolicy):
-    """Keep the admitted programs' KV within the pool.
-
-    No server learns from an unmodified agent that a program is over. So a program that has
-    been silent longer than nearly every pause seen gives its place to one that waits; if it
-    comes back it is a continuation that resumes by its first arrival, ahead of newcomers.
+class FootprintAdmission(DormancyAdmission):
+    """Keep the admitted programs' KV within the pool. A dormant program that comes back resumes by its first
+    arrival, ahead of newcomers.
     """
 
     name = "mars"
-
-    def __init__(self):
-        self._pauses: deque[float] = deque(maxlen=_PAUSES_KEPT)
-        self._unsorted = 0
-        self._dormant_s = DORMANT_MAX_S
-
-    def observe_pause(self, seconds: float) -> None:
-        self._pauses.append(seconds)
-        self._unsorted += 1
-        # Sorted once per 32 pauses: the quantile moves slowly and the gate is on the request path.
-        if len(self._pauses) >= _PAUSES_NEEDED and self._unsorted >= 32:
-            self._unsorted = 0
-            ranked = sorted(self._pauses)
-            pause_s = ranked[int(DORMANT_QUANTILE * (len(ranked) - 1))]
-            self._dormant_s = min(max(pause_s, DORMANT_MIN_S), DORMANT_MAX_S)
-
-    @property
-    def dormant_s(self) -> float:
-        """Silence in seconds after which a program gives up its place to one that waits."""
-        return self._dormant_s
 
     def decide(
         self,
@@ -96,7 +67,5 @@ class FootprintAdmission(BaseAdmissionPolicy):
 
     def _split_idle(self, admitted: Sequence[ProgramView]) -> tuple[list[ProgramView], list[ProgramView]]:
         """Programs with nothing in flight, each list in the order in which they step aside."""
-        idle = [p for p in admitted if not p.in_flight]
-        dormant = sorted((p for p in idle if p.idle_s >= self._dormant_s), key=lambda p: (-p.idle_s, p.program))
-        acting = sorted((p for p in idle if p.idle_s < self._dormant_s), key=lambda p: (-p.arrived_s, p.program))
-        return dormant, acting
+        acting = [p for p in admitted if not p.in_flight and p.idle_s < self.dormant_s]
+        return self.dormant(admitted), sorted(acting, key=lambda p: (-p.arrived_s, p.program))
