@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from mars_sglang.config import ADMISSION_OFF
@@ -11,6 +12,9 @@ NATIVE_TURNS = ("fcfs", "lpm", "hrrn", "shortest-prefill-first")
 """SGLang's own orders that are compared with."""
 
 EVICTIONS = ("lru", "tlru")
+
+TLRU_CONFIG = {"threshold": 4096, "next_prompt_estimate": 1024}
+"""Of ``tlru``, in tokens: a next prefill up to the threshold is fast enough. SGLang refuses ``tlru`` without one."""
 
 _HOST_TIER = ("--enable-hierarchical-cache", "--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first")
 
@@ -54,6 +58,8 @@ class Setup:
             # Recognition and the stream are ours; SGLang is measured as it is.
             args += ["--mars-control", "off", "--mars-recognise", "off"] if self.admission == ADMISSION_OFF else []
         args += ["--radix-eviction-policy", self.eviction]
+        if self.eviction == "tlru":
+            args += ["--radix-eviction-policy-config", json.dumps(TLRU_CONFIG)]
         if self.session_cache:
             args.append("--enable-session-radix-cache")
         if self.host_ratio:

@@ -13,6 +13,7 @@ commands:
   replay    decide again what a recorded stream decided, and compare
   timeline  write a recorded stream as a trace for Perfetto or Chrome
   keys      make CURVE keys for a stream over TCP
+  bench     run experiments in the simulator or on emulated servers, report on them, compare two
 
 mars-sglang COMMAND --help tells more. A server on a GPU needs no command of ours:
   python -m sglang.launch_server --model-path MODEL --scheduler-policy mars
@@ -46,6 +47,7 @@ _COMMANDS = {
     "replay": "mars_sglang.control.replay",
     "timeline": "mars_sglang.stream.timeline",
     "keys": "mars_sglang.stream.keys",
+    "bench": "eval.experiment.command",
 }
 
 if __name__ == "__main__":

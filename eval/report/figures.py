@@ -22,7 +22,8 @@ class Run:
     policy: str
     admission: str | None
     result: RunResult
-    tool_slots: int
+    tool_slots: int | None
+    """None: tools never wait for one."""
     wall_s: float = 0.0
     replayer_cpu_s: float = 0.0
     """CPU time of the replaying process: what it took from the server on the same machine."""
@@ -101,14 +102,14 @@ def token_error(turns: Sequence[TurnRecord]) -> dict[str, float] | None:
     return {"p50": round(float(p50), 6), "p99": round(float(p99), 6), "share_within_2pct": round(within, 6)}
 
 
-def tool_figures(turns: Sequence[TurnRecord], busy_s: float, slots: int, took_s: float) -> dict[str, Any]:
+def tool_figures(turns: Sequence[TurnRecord], busy_s: float, slots: int | None, took_s: float) -> dict[str, Any]:
     """The CPU side: how long tools waited for a slot, and how busy the slots were."""
     waits = [turn.tool_wait_s for turn in turns if turn.tool is not None and turn.tool != "human"]
     return {
         "calls": len(waits),
         "slots": slots,
         "wait_s": spread(waits),
-        "slot_use": round(busy_s / (slots * took_s), 4) if took_s > 0 else None,
+        "slot_use": round(busy_s / (slots * took_s), 4) if slots and took_s > 0 else None,
     }
 
 

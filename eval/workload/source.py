@@ -11,6 +11,7 @@ import numpy as np
 from eval import defaults
 from eval.workload.generator import generate
 from eval.workload.jsonl import load_jsonl
+from eval.workload.mixes import MIXES, mix
 from eval.workload.program import Program, WorkloadError
 from eval.workload.trajectory import load_trajectories
 
@@ -21,7 +22,8 @@ _RECORDED = {
     "mix": ("swebench-verified.jsonl.gz", "claude-code.jsonl.gz"),
 }
 ACCEPTED = (
-    "swebench, claude-code, mix, generated, generated:N, a .jsonl or .jsonl.gz file, or a directory of *.traj.json"
+    f"swebench, claude-code, mix, generated, {', '.join(MIXES)}, generated or one of the last five with :N for N "
+    "programs, a .jsonl or .jsonl.gz file, or a directory of *.traj.json"
 )
 
 
@@ -33,8 +35,11 @@ def load(name: str, seed: int = defaults.SEED) -> list[Program]:
     """
     if name in _RECORDED:
         return [program for file in _RECORDED[name] for program in load_jsonl(_TRACES / file)]
-    if name == "generated" or name.startswith("generated:"):
-        return generate(_generated_count(name), seed)
+    made, _, _ = name.partition(":")
+    if made == "generated":
+        return generate(_count(name), seed)
+    if made in MIXES:
+        return mix(made, _count(name), seed, load)
     path = Path(name)
     if path.is_dir():
         return load_trajectories(path, seed)
@@ -43,12 +48,12 @@ def load(name: str, seed: int = defaults.SEED) -> list[Program]:
     raise WorkloadError(f"workload: {name!r} is no workload, file or directory; accepted: {ACCEPTED}")
 
 
-def _generated_count(name: str) -> int:
-    _, colon, count = name.partition(":")
+def _count(name: str) -> int:
+    made, colon, count = name.partition(":")
     if not colon:
         return defaults.GENERATED_PROGRAMS
     if not count.isascii() or not count.isdigit() or int(count) < 1:
-        raise WorkloadError(f"workload: {name!r}; accepted: generated:N with N a whole number of programs, 1 or more")
+        raise WorkloadError(f"workload: {name!r}; accepted: {made}:N with N a whole number of programs, 1 or more")
     return int(count)
 
 

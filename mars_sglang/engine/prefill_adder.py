@@ -1,6 +1,6 @@
 """SGLang's prefill adder, except that a turn that does not fit need not stop those behind it."""
 
-from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
 from mars_sglang.engine.turn_queue import waiting_view
 from mars_sglang.engine.turns import TurnBook
@@ -26,9 +26,17 @@ class MarsPrefillAdder(PrefillAdder):
         """Whether a turn was skipped for want of KV, which only a leaving turn can change."""
         self.book.counters["prefill_passes"] += 1
 
+    def add_chunked_req(self, req):
+        unfinished = super().add_chunked_req(req)
+        if unfinished is not None:
+            self._reserve_rest(unfinished)
+        return unfinished
+
     def add_one_req(self, req, has_chunked_req, truncation_align_size):
         withheld = self._withhold(req)
         result = super().add_one_req(req, has_chunked_req, truncation_align_size)
+        if self.new_chunked_req is req:
+            self._reserve_rest(req)
         if withheld:
             self.rem_chunk_tokens += withheld
             if self.can_run_list and self.can_run_list[-1] is req:
@@ -41,6 +49,17 @@ class MarsPrefillAdder(PrefillAdder):
         added = bool(self.can_run_list) and self.can_run_list[-1] is req
         # The loop ends with a request whose result is another, and the next is not tried.
         return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
+
+    def _reserve_rest(self, req) -> None:
+        """Keep room for the chunks of a turn that are still to come, and for its answer.
+
+        SGLang charges a chunk at a time, which is enough where a long turn has the steps to
+        itself. Where short turns share them, they could fill the memory that its next chunk
+        needs, and SGLang ends the process when a chunk finds none.
+        """
+        rest = len(req.full_untruncated_fill_ids) - req.extend_end
+        answer = req.sampling_params.max_new_tokens - len(req.output_ids)
+        self.memory_budget.total_offset += rest + min(max(answer, 0), CLIP_MAX_NEW_TOKENS)
 
     def _withhold(self, req) -> int:
         """Take what is beyond the turn's quantum out of the step's budget; how much."""

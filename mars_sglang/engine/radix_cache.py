@@ -140,12 +140,14 @@ class MarsRadixCache(UnifiedRadixCache):
 
     # -- what nothing may take ---------------------------------------------------------------
 
-    def repin(self, running: int) -> None:
+    def repin(self, running: int, more: bool = True) -> None:
         """Lock the contexts that the policy pins now, and no others. Called before every pass.
 
         Args:
             running: turns that decode. One in the middle of its prefill cannot be retracted to make room for
                 another, so it does not count: SGLang would abort a lone turn that lacks memory to decode.
+            more: whether contexts may be locked, too, that are not. Not in the middle of a prefill, which was
+                started on the promise of the memory that it needs.
         """
         book = self._book
         if book is None or not book.policy.pins_kv:
@@ -157,7 +159,7 @@ class MarsRadixCache(UnifiedRadixCache):
             if program not in wanted or self._tail_of.get(program) != node_id:
                 del self._pins[program]
                 self.unlock(lock)
-        for program in wanted:
+        for program in wanted if more else ():
             if program not in self._pins:
                 self._pins[program] = (self._tail_of[program], self.lock(self._tail_of[program]))
 

@@ -136,7 +136,7 @@ class MarsScheduler(Scheduler):
             self._mars_queue_grew = False
         self._mars_adder_class.last = None
         self.mars_book.running = running_batch.reqs
-        self.tree_cache.repin(len(running_batch.reqs))
+        self.tree_cache.repin(len(running_batch.reqs), more=self.chunked_req is None)
         plan = super().get_new_batch_prefill(running_batch)
         adder = self._mars_adder_class.last
         if plan.batch_to_run is not None:

@@ -59,13 +59,17 @@ class MarsSchedulePolicy(SchedulePolicy):
         book.counters["passes"] += 1
 
     def shortest_prefill_chunk_limit(self, chunked_req, waiting_queue, budget: int, page_size: int) -> int | None:
-        """SGLang's room for short turns beside a long one, and no more of the long one than its quantum."""
+        """SGLang's room for short turns beside a long one, and no more of the long one than its quantum, nor
+        than there is memory for."""
         limit = super().shortest_prefill_chunk_limit(chunked_req, waiting_queue, budget, page_size)
-        quantum = self.quantum_tokens(chunked_req)
-        if quantum is None:
+        room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        quantum = self.quantum_tokens(chunked_req) or budget
+        most = min(quantum, room) // page_size * page_size
+        if most >= budget:
             return limit
-        quantum = max(page_size, quantum // page_size * page_size)
-        return quantum if limit is None else min(limit, quantum)
+        # Room for less than a page is SGLang's to report: it ends the process.
+        most = max(page_size, most)
+        return most if limit is None else min(limit, most)
 
     def quantum_tokens(self, req) -> int | None:
         """Prefill tokens of this request in one step, at most."""
