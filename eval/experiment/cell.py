@@ -31,6 +31,8 @@ class Point:
     max_pause_s: float
     tool_slots: int | None
     """None: tools never wait."""
+    says_over: bool = False
+    """Whether clients say with a program's last turn that it is over, as few agents do."""
 
     @property
     def series(self) -> Point:
@@ -49,7 +51,8 @@ class Point:
         """Workload and machine, for titles."""
         slots = "" if self.tool_slots is None else f", {self.tool_slots} tool slots"
         turns = "" if self.max_turns is None else f" of at most {self.max_turns} turns"
-        return f"{self.workload} on {self.profile}, {self.programs} programs{turns}{slots}"
+        over = ", which say when they are over" if self.says_over else ""
+        return f"{self.workload} on {self.profile}, {self.programs} programs{turns}{slots}{over}"
 
     def configuration(self) -> dict[str, Any]:
         """As JSON; :func:`point_of` reads it back."""

@@ -65,7 +65,13 @@ async def _replayed(cell: Cell, drawn: Drawn, url: str) -> Run:
         await endpoint.flush()
         evicted = await endpoint.retractions()
         options = ReplayOptions(
-            point.arrivals, cell.seed, point.tool_slots, point.max_pause_s, run_id=uuid.uuid4().hex[:8]
+            point.arrivals,
+            cell.seed,
+            point.tool_slots,
+            point.max_pause_s,
+            session_ids=cell.setup.session_cache,
+            says_over=point.says_over,
+            run_id=uuid.uuid4().hex[:8],
         )
         began, cpu_began = time.perf_counter(), time.process_time()
         result = await Replay(list(drawn.programs), endpoint, facts.model, ruler, options, clock).run()

@@ -24,7 +24,9 @@ from eval.workload import WorkloadError
 from mars_sglang.core.cost_model import ProfileError
 from mars_sglang.emulation.profiles import load_profile
 
-_POINT_KEYS = ("workloads", "profiles", "loads", "programs", "max_turns", "max_pause_s", "tool_slots", "speed")
+_POINT_KEYS = (
+    "workloads", "profiles", "loads", "programs", "max_turns", "max_pause_s", "tool_slots", "says_over", "speed",
+)  # fmt: skip
 _KEYS = ("title", "about", "engines", "setups", "base", "seeds", "reference", "points", *_POINT_KEYS)
 _LOADS = 'programs per second above 0, { concurrency = N }, or "all at once"'
 
@@ -96,6 +98,7 @@ def _points(top: Table) -> list[tuple[Point, float]]:
             inherited.one("max_turns", whole(0), default=0) or None,
             float(inherited.one("max_pause_s", number(0), default=defaults.MAX_PAUSE_S)),
             inherited.one("tool_slots", whole(0), default=defaults.TOOL_SLOTS) or None,
+            inherited.one("says_over", truth, default=False),
         )
         speed = float(inherited.one("speed", number(0.01), default=defaults.SPEED))
         for workload in workloads:
@@ -129,7 +132,3 @@ def _check_emulated(top: Table, setups: list[Setup]) -> None:
     for setup in setups:
         if setup.turn == "clairvoyant":
             top.refuse("setups", setup.label, "clairvoyant with the engine simulator only: no server knows the future")
-        if setup.session_cache:
-            top.refuse(
-                "setups", setup.label, "session_cache with the engine simulator only: the replay sends no session_id"
-            )

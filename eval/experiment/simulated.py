@@ -43,5 +43,6 @@ def _simulated(cell: Cell, drawn: Drawn) -> Simulated:
         policies = {"turn_policy": turn, "admission_policy": admission}
     return simulate(
         drawn.programs, point.arrivals, setup, profile,
-        seed=cell.seed, tool_slots=point.tool_slots, max_pause_s=point.max_pause_s, **policies,
+        seed=cell.seed, tool_slots=point.tool_slots, max_pause_s=point.max_pause_s,
+        says_over=point.says_over, **policies,
     )  # fmt: skip

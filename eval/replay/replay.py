@@ -33,6 +33,8 @@ class ReplayOptions:
     request_timeout_s: float = defaults.REQUEST_TIMEOUT_S
     session_ids: bool = False
     """Whether requests carry their program as ``session_id`` too, for SGLang's session radix cache."""
+    says_over: bool = False
+    """Whether the last turn of a program says that it is the last (``is_last_step``), as few agents do."""
     run_id: str = "run"
     """Ends every program id that the server sees, so that two runs on one server are not taken for one."""
 
@@ -140,8 +142,9 @@ class Replay:
         for number, turn in enumerate(program.turns):
             prompt = talk.ask(turn)
             sent = self._since()
+            over = self._options.says_over and number == last
             answer = await self._endpoint.chat(
-                self._body(program, turn, prompt.messages), real_seconds(self._options.request_timeout_s)
+                self._body(program, turn, prompt.messages, over), real_seconds(self._options.request_timeout_s)
             )
             talk.answered(answer.text, answer.prompt_tokens, answer.output_tokens)
             row = self._row(program, number, turn, answer, ready, sent, prompt.kept_tokens, context)
@@ -165,11 +168,12 @@ class Replay:
         finally:
             self._in_pause -= 1
 
-    def _body(self, program: Program, turn: Turn, messages: bytes) -> bytes:
+    def _body(self, program: Program, turn: Turn, messages: bytes, over: bool) -> bytes:
         name = json.dumps(f"{program.id}-{self._options.run_id}")
         session = f'"session_id":{name},' if self._options.session_ids else ""
+        last = '"is_last_step":true,' if over else ""
         head = (
-            f'{{"model":{self._model},"program_id":{name},{session}"max_tokens":{turn.out_tokens},"temperature":0,'
+            f'{{"model":{self._model},"program_id":{name},{session}{last}"max_tokens":{turn.out_tokens},"temperature":0,'
             '"ignore_eos":true,"stream":true,"stream_options":{"include_usage":true},"messages":'
         )
         return b"%s%s}" % (head.encode(), messages)

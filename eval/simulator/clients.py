@@ -22,6 +22,7 @@ class Clients:
     """Every program of a run.
 
     Args:
+        says_over: whether the last turn of a program says that it is the last.
         client_s: from the end of a tool until the next turn is at the server, tokenized.
         submit: takes a turn to the server, at the agenda's time.
         ended: told of each turn that came back, and whether with an answer.
@@ -30,14 +31,15 @@ class Clients:
     """
 
     def __init__(
-        self, programs: Sequence[Program], arrivals: Arrivals, seed: int, max_pause_s: float, client_s: float,
-        root: Node, tools: ToolSlots, agenda: Agenda, say: Callable[..., None],
+        self, programs: Sequence[Program], arrivals: Arrivals, seed: int, max_pause_s: float, says_over: bool,
+        client_s: float, root: Node, tools: ToolSlots, agenda: Agenda, say: Callable[..., None],
         submit: Callable[[Request], None], ended: Callable[[Request, bool], None],
         tool_known: Callable[[str, str], None] | None,
     ) -> None:  # fmt: skip
         self._agenda = agenda
         self._tools = tools
         self._max_pause_s = max_pause_s
+        self._says_over = says_over
         self._client_s = client_s
         self._say = say
         self._submit, self._ended, self._tool_known = submit, ended, tool_known
@@ -108,6 +110,7 @@ class Clients:
 
     def _ask(self, client: _Client) -> None:
         request = client.ask(self._agenda.now, self._agenda.now + self._client_s)
+        request.last = self._says_over and request.number + 1 == len(client.program.turns)
         self._say("ask", request.program, request.number, request.prompt_tokens)
         self._agenda.at(request.arrived_s, lambda: self._submit(request))
 

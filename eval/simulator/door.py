@@ -51,7 +51,7 @@ class Door:
             return
         context = request.context if answered else None
         cached, output = request.cached_tokens, request.output
-        self._gate.finish(request.program, request.turn_id, self._agenda.now, context, False, cached, output)
+        self._gate.finish(request.program, request.turn_id, self._agenda.now, context, request.last, cached, output)
         self._decide()
 
     def _decide(self) -> None:

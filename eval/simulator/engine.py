@@ -129,11 +129,13 @@ class Engine:
             arrived_s=request.arrived_s,
             started_s=request.prefill_s,
             other_tokens=sum(other.context for other in self._running if other is not request),
-            last=False,
+            last=request.last,
         )
         self._policy.observe(event, self.now)
         if self._retention is not None:
             self._retention.retain(request.program, node)
+            if request.last:
+                self._retention.release(request.program)
         self._say("end", request, request.output)
         self._ended(request)
 

@@ -21,6 +21,7 @@ class Request:
         "first_token_s",
         "hint",
         "host_hit",
+        "last",
         "last_node",
         "locked_node",
         "matched",
@@ -74,6 +75,8 @@ class Request:
         self.first_token_s: float | None = None
         self.output = 0
         """Answer tokens so far."""
+        self.last = False
+        """The client says that its program is over with it."""
         self.matched = False
         """Whether it was looked up since it was queued."""
         self.matched_tokens = 0

@@ -56,6 +56,7 @@ def simulate(
     tool_slots: int | None,
     max_pause_s: float,
     tool_names: bool = True,
+    says_over: bool = False,
     log: list | None = None,
     client_s: float = CLIENT_S,
     turn_policy: TurnPolicy | None = None,
@@ -70,6 +71,7 @@ def simulate(
         tool_names: whether the turn policy hears which tool a program is inside of, right after its turn.
         client_s: between the end of a tool and the next turn's arrival at the server, tokenized. An emulated server
             that runs X times faster than real has X times this in emulated seconds.
+        says_over: whether clients say with a program's last turn that it is over (``is_last_step``), as few agents do.
         log: gets a tuple per event, by time: time, kind, program, turn (None where there is none), figures.
         turn_policy: an object to use instead of the one that ``setup`` names.
         admission_policy: likewise; it works also where ``setup`` has admission off.
@@ -78,7 +80,7 @@ def simulate(
         ValueError: two programs of one id, a program that can never fit, or a setup that is not modelled.
     """
     simulation = Simulation(
-        programs, arrivals, setup, profile, seed, tool_slots, max_pause_s, tool_names, log, client_s,
+        programs, arrivals, setup, profile, seed, tool_slots, max_pause_s, tool_names, says_over, log, client_s,
         turn_policy or _turn_policy(setup), admission_policy or _admission_policy(setup),
     )  # fmt: skip
     while simulation.step():
@@ -91,8 +93,8 @@ class Simulation:
 
     def __init__(
         self, programs: Sequence[Program], arrivals: Arrivals, setup: Setup, profile: Profile, seed: int,
-        tool_slots: int | None, max_pause_s: float, tool_names: bool, log: list | None, client_s: float,
-        turn_policy: TurnPolicy, admission_policy: AdmissionPolicy | None,
+        tool_slots: int | None, max_pause_s: float, tool_names: bool, says_over: bool, log: list | None,
+        client_s: float, turn_policy: TurnPolicy, admission_policy: AdmissionPolicy | None,
     ) -> None:  # fmt: skip
         cost = CostModel(profile)
         _check(programs, profile, cost, setup)
@@ -120,7 +122,7 @@ class Simulation:
         gate = None if admission_policy is None else Gate(admission_policy, capacity, host_tokens=host_tokens)
         door = Door(gate, engine, self._tools, agenda, say)
         self._clients = Clients(
-            programs, arrivals, seed, max_pause_s, client_s, self.cache.root, self._tools, agenda, say,
+            programs, arrivals, seed, max_pause_s, says_over, client_s, self.cache.root, self._tools, agenda, say,
             submit=door.submit, ended=door.ended, tool_known=engine.tool_known if tool_names else None,
         )  # fmt: skip
 

@@ -135,6 +135,11 @@ def test_a_program_is_a_session_too_where_that_is_asked_for():
     assert [(body["session_id"], body["program_id"]) for body in server.bodies] == [("a-r1", "a-r1")] * 2
 
 
+def test_a_program_says_with_its_last_turn_that_it_is_over_where_that_is_asked_for():
+    _, server = replay([program(turn(100, 7), turn(150, 3), id="a")], says_over=True)
+    assert [body.get("is_last_step") for body in server.bodies] == [None, True]
+
+
 def test_programs_share_a_server_without_mixing():
     programs = [program(*[turn(80 + 40 * i, 5) for i in range(5)], id=f"p{n}") for n in range(40)]
     result, server = replay(programs)

@@ -12,6 +12,7 @@ from eval.simulator.native import native_policy
 from eval.simulator.simulate import Simulation
 from eval.workload.program import HUMAN, Program, Turn
 from mars_sglang.core import policy as registry
+from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import EngineFacts, ToolKnown, TurnArrived, TurnEnded, TurnStarted
 from tests.eval.simulator.builders import profile, program, run
@@ -138,6 +139,21 @@ def test_a_gate_holds_back_what_would_overfill_the_pool():
     assert admitted[0][0] == 0.0 < admitted[1][0]
 
 
+def test_a_program_that_says_that_it_is_over_gives_its_place_up_at_once():
+    programs = [program(id, (400, 5, 1.0), (420, 5)) for id in "ab"]
+
+    def second_admitted_s(**more) -> float:
+        log = []
+        run(programs, Setup("fcfs", "mars"), log=log, profile=profile(capacity=2000), **more)
+        (done_s,) = [event[0] for event in log if event[1:3] == ("done", "a")]
+        (admitted_s,) = [event[0] for event in log if event[1:3] == ("admit", "b")]
+        return admitted_s - done_s
+
+    assert second_admitted_s(says_over=True) == 0.0
+    # Else it is found out by its silence.
+    assert second_admitted_s() >= DORMANT_MAX_S - 1.0
+
+
 class Listener(BaseTurnPolicy):
     """First come first served, and remembers what it was told."""
 
@@ -217,8 +233,8 @@ def simulation(made, setup, log):
     turn = native_policy(setup.turn) if setup.native else registry.turn_policy(setup.turn)
     admission = registry.admission_policy(setup.admission) if setup.admission != "off" else None
     return Simulation(
-        made, Arrivals(rate=0.2), setup, profile(capacity=1600, step_s=0.1), 3, 2, 30.0, True, log, 0.01, turn,
-        admission,
+        made, Arrivals(rate=0.2), setup, profile(capacity=1600, step_s=0.1), 3, 2, 30.0, True, False, log, 0.01,
+        turn, admission,
     )  # fmt: skip
 
 
