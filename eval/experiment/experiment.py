@@ -16,7 +16,7 @@ from eval import defaults
 from eval.experiment.cell import EMULATED, ENGINES, Cell, Point
 from eval.experiment.checks import ExperimentError, Table, number, one_of, text, truth, whole
 from eval.experiment.programs import loaded
-from eval.experiment.setups import setups_of
+from eval.experiment.setups import SIMULATED_ONLY, setups_of
 from eval.experiments import shipped, shipped_names
 from eval.replay.arrivals import Arrivals
 from eval.setup import Setup
@@ -130,5 +130,5 @@ def _load(value: Any) -> Arrivals:
 
 def _check_emulated(top: Table, setups: list[Setup]) -> None:
     for setup in setups:
-        if setup.turn == "clairvoyant":
-            top.refuse("setups", setup.label, "clairvoyant with the engine simulator only: no server knows the future")
+        if setup.turn in SIMULATED_ONLY or setup.admission in SIMULATED_ONLY:
+            top.refuse("setups", setup.label, "with the engine simulator only: no server offers it")

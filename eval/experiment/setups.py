@@ -6,6 +6,7 @@ import itertools
 from dataclasses import fields
 from typing import Any
 
+from eval.ablations import ABLATIONS
 from eval.experiment.checks import Check, Table, number, one_of, text, truth
 from eval.setup import EVICTIONS, NATIVE_TURNS, Setup
 from mars_sglang.config import ADMISSION_OFF
@@ -13,6 +14,9 @@ from mars_sglang.core.policy import admission_policy, admission_policy_names, tu
 
 CLAIRVOYANT = "clairvoyant"
 """Turn policy of the yardstick that knows the future; it brings its own admission, and runs in the simulator alone."""
+
+SIMULATED_ONLY = (CLAIRVOYANT, *ABLATIONS)
+"""Policies that no server offers."""
 
 
 def setups_of(top: Table) -> list[Setup]:

@@ -44,5 +44,5 @@ class DormancyAdmission(BaseAdmissionPolicy):
 
     def dormant(self, admitted: Sequence[ProgramView]) -> list[ProgramView]:
         """Those of ``admitted`` with nothing in flight and silent for :attr:`dormant_s`, longest silent first."""
-        silent = (p for p in admitted if not p.in_flight and p.idle_s >= self._dormant_s)
+        silent = (p for p in admitted if not p.in_flight and p.idle_s >= self.dormant_s)
         return sorted(silent, key=lambda p: (-p.idle_s, p.program))
