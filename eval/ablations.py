@@ -1,6 +1,6 @@
 """MARS less one part, as policies of the simulator. Each name says what is missing: ``mars-no-order``.
 
-Importing this registers them. They are for measuring what a part earns, so no server offers them.
+They are for measuring what a part earns, so no server offers them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from dataclasses import replace
 
 from mars_sglang.core.admission.footprint import FootprintAdmission
 from mars_sglang.core.policies.mars import MarsTurnPolicy
-from mars_sglang.core.policy import BaseTurnPolicy, register_admission_policy, register_turn_policy
+from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
 
 #: Silence in seconds that is certain to be an end; as the control process has it.
 _CERTAIN_S = 600.0
 
 
-@register_turn_policy
 class WithoutOrder(MarsTurnPolicy):
     """Turns in order of arrival."""
 
@@ -25,7 +24,6 @@ class WithoutOrder(MarsTurnPolicy):
     order_turns = BaseTurnPolicy.order_turns
 
 
-@register_turn_policy
 class WithoutPassing(MarsTurnPolicy):
     """A turn that does not fit holds back those behind it."""
 
@@ -33,7 +31,6 @@ class WithoutPassing(MarsTurnPolicy):
     may_be_passed = BaseTurnPolicy.may_be_passed
 
 
-@register_turn_policy
 class WithoutRetention(MarsTurnPolicy):
     """Contexts go least recently used first."""
 
@@ -41,7 +38,6 @@ class WithoutRetention(MarsTurnPolicy):
     order_reclaim = BaseTurnPolicy.order_reclaim
 
 
-@register_turn_policy
 class WithoutVictims(MarsTurnPolicy):
     """SGLang's own order of retraction."""
 
@@ -49,7 +45,6 @@ class WithoutVictims(MarsTurnPolicy):
     order_victims = BaseTurnPolicy.order_victims
 
 
-@register_admission_policy
 class WithoutGrowth(FootprintAdmission):
     """A program's footprint is what it holds now."""
 
@@ -64,7 +59,6 @@ class WithoutGrowth(FootprintAdmission):
         return super().decide(now(admitted), now(waiting), pool, now_s)
 
 
-@register_admission_policy
 class WithoutPausing(FootprintAdmission):
     """Nobody gives up a place inside a tool but the dormant."""
 
@@ -74,7 +68,6 @@ class WithoutPausing(FootprintAdmission):
         return self.dormant(admitted), []
 
 
-@register_admission_policy
 class WithoutDormancy(FootprintAdmission):
     """Silence does not make a program dormant before ten minutes."""
 
@@ -85,6 +78,5 @@ class WithoutDormancy(FootprintAdmission):
         return _CERTAIN_S
 
 
-_TURN = (WithoutOrder, WithoutPassing, WithoutRetention, WithoutVictims)
-_ADMISSION = (WithoutGrowth, WithoutPausing, WithoutDormancy)
-ABLATIONS = tuple(kind.name for kind in (*_TURN, *_ADMISSION))
+TURN_ABLATIONS = {kind.name: kind for kind in (WithoutOrder, WithoutPassing, WithoutRetention, WithoutVictims)}
+ADMISSION_ABLATIONS = {kind.name: kind for kind in (WithoutGrowth, WithoutPausing, WithoutDormancy)}

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 
 from mars_sglang.config import ADMISSION_OFF
-from mars_sglang.core.policy import turn_policy_names
 
 NATIVE_TURNS = ("fcfs", "lpm", "hrrn", "shortest-prefill-first")
 """SGLang's own orders that are compared with."""
@@ -37,7 +36,7 @@ class Setup:
     @property
     def native(self) -> bool:
         """Whether turns are ordered by SGLang itself."""
-        return self.turn not in turn_policy_names()
+        return self.turn in NATIVE_TURNS
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import fields
 from typing import Any
 
-from eval.ablations import ABLATIONS
+from eval.ablations import ADMISSION_ABLATIONS, TURN_ABLATIONS
 from eval.experiment.checks import Check, Table, number, one_of, text, truth
 from eval.setup import EVICTIONS, NATIVE_TURNS, Setup
 from mars_sglang.config import ADMISSION_OFF
@@ -15,7 +15,7 @@ from mars_sglang.core.policy import admission_policy, admission_policy_names, tu
 CLAIRVOYANT = "clairvoyant"
 """Turn policy of the yardstick that knows the future; it brings its own admission, and runs in the simulator alone."""
 
-SIMULATED_ONLY = (CLAIRVOYANT, *ABLATIONS)
+SIMULATED_ONLY = (CLAIRVOYANT, *TURN_ABLATIONS, *ADMISSION_ABLATIONS)
 """Policies that no server offers."""
 
 
@@ -42,14 +42,13 @@ def setups_of(top: Table) -> list[Setup]:
 
 
 def _turn(value: Any) -> str:
-    if value in (*NATIVE_TURNS, CLAIRVOYANT):
-        return value
-    return _registered(value, turn_policy, [*NATIVE_TURNS, CLAIRVOYANT, *turn_policy_names()])
+    others = [*NATIVE_TURNS, CLAIRVOYANT, *TURN_ABLATIONS]
+    return value if value in others else _registered(value, turn_policy, [*others, *turn_policy_names()])
 
 
 def _admission(value: Any) -> str:
-    return value if value == ADMISSION_OFF else _registered(value, admission_policy,
-                                                            [ADMISSION_OFF, *admission_policy_names()])  # fmt: skip
+    others = [ADMISSION_OFF, *ADMISSION_ABLATIONS]
+    return value if value in others else _registered(value, admission_policy, [*others, *admission_policy_names()])
 
 
 def _registered(value: Any, make, accepted: list[str]) -> str:

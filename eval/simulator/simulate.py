@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.ablations import ADMISSION_ABLATIONS, TURN_ABLATIONS
 from eval.replay.arrivals import Arrivals
 from eval.replay.replay import RunResult
 from eval.setup import EVICTIONS, TLRU_CONFIG, Setup
@@ -166,11 +167,16 @@ _COUNTED = ("prefill_tokens", "gpu_busy_s", "host_loaded_tokens", "passes", "ste
 
 
 def _turn_policy(setup: Setup) -> TurnPolicy:
-    return native_policy(setup.turn) if setup.native else registry.turn_policy(setup.turn)
+    if setup.native:
+        return native_policy(setup.turn)
+    return TURN_ABLATIONS[setup.turn]() if setup.turn in TURN_ABLATIONS else registry.turn_policy(setup.turn)
 
 
 def _admission_policy(setup: Setup) -> AdmissionPolicy | None:
-    return None if setup.admission == ADMISSION_OFF else registry.admission_policy(setup.admission)
+    if setup.admission == ADMISSION_OFF:
+        return None
+    ablation = ADMISSION_ABLATIONS.get(setup.admission)
+    return registry.admission_policy(setup.admission) if ablation is None else ablation()
 
 
 def _tlru(setup: Setup) -> tuple[int, int] | None:
