@@ -17,13 +17,16 @@ from eval.workload.program import HUMAN, Program
 #: Why a program failed that SGLang gave up for want of memory, as the replayer calls it.
 ABORTED = "aborted"
 
+_CLIENT_TOKENS = 10_000
+
 
 class Clients:
     """Every program of a run.
 
     Args:
         says_over: whether the last turn of a program says that it is the last.
-        client_s: from the end of a tool until the next turn is at the server, tokenized.
+        client_s: from the end of a tool until a next turn of 10,000 tokens is in the server's queue; it grows with the
+            prompt, so of turns that are sent at one time the shortest comes first.
         submit: takes a turn to the server, at the agenda's time.
         ended: told of each turn that came back, and whether with an answer.
         tool_known: told what an answered program is inside of; None if nobody is to know.
@@ -109,7 +112,7 @@ class Clients:
             self._arrive(self._line.popleft())
 
     def _ask(self, client: _Client) -> None:
-        request = client.ask(self._agenda.now, self._agenda.now + self._client_s)
+        request = client.ask(self._agenda.now, self._client_s / _CLIENT_TOKENS)
         request.last = self._says_over and request.number + 1 == len(client.program.turns)
         self._say("ask", request.program, request.number, request.prompt_tokens)
         self._agenda.at(request.arrived_s, lambda: self._submit(request))
@@ -128,10 +131,11 @@ class _Client:
         self._sent_s = 0.0
         self._first_at_server_s: float | None = None
 
-    def ask(self, now_s: float, at_server_s: float) -> Request:
+    def ask(self, now_s: float, client_s_per_token: float) -> Request:
         """The program's next turn, sent now."""
         number = len(self.record.turns)
         turn = self.program.turns[number]
+        at_server_s = now_s + client_s_per_token * turn.in_tokens
         text, self._kept, equal = self._history.ask(turn)
         while self._hint.end > equal:
             self._hint = self._hint.parent

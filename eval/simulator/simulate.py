@@ -29,9 +29,8 @@ from mars_sglang.core.policy import AdmissionPolicy, TurnPolicy
 #: Tokens of the pool, and of the model's longest sequence, that SGLang keeps back from one request.
 _KEPT_BACK_TOKENS = 6
 
-#: Assumed of HTTP, identity and the tokenizer, for a prompt of some 10,000 tokens. It shows under lpm, which serves a
-#: program at once that comes straight back: as fast as the emulated server measured at 0.2 emulated seconds, which is
-#: 0.05 s at speed 4 and 0.02 s at speed 10.
+#: Assumed of HTTP, identity and the tokenizer, for a prompt of 10,000 tokens. It shows under lpm, which serves a program
+#: at once that comes straight back, and where many come at one time, for then it decides who is first.
 CLIENT_S = 0.05
 
 
@@ -70,7 +69,8 @@ def simulate(
         tool_slots: tools that run at a time; None for no limit.
         max_pause_s: pauses longer than this are cut to it.
         tool_names: whether the turn policy hears which tool a program is inside of, right after its turn.
-        client_s: between the end of a tool and the next turn's arrival at the server, tokenized. An emulated server
+        client_s: between the end of a tool and the arrival of a next turn of 10,000 tokens in the server's queue,
+            tokenized; in proportion for other prompts. An emulated server
             that runs X times faster than real has X times this in emulated seconds.
         says_over: whether clients say with a program's last turn that it is over (``is_last_step``), as few agents do.
         log: gets a tuple per event, by time: time, kind, program, turn (None where there is none), figures.

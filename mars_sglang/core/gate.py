@@ -231,23 +231,32 @@ class Gate:
         self._admitted.pop(known.program, None)
 
     def _footprint(self, known: Program) -> int:
-        return max(known.context_tokens, known.need_tokens()) + round(LOOKAHEAD_TURNS * self._growth_tokens)
+        return _held(known) + self._ahead_tokens()
+
+    def _ahead_tokens(self) -> int:
+        return round(LOOKAHEAD_TURNS * self._growth_tokens)
 
     def _pool(self) -> PoolView:
         anonymous = sum(self._anonymous.values())
-        in_flight = sum(max(p.context_tokens, p.need_tokens()) for p in self._admitted.values() if p.in_flight)
+        in_flight = sum(_held(p) for p in self._admitted.values() if p.in_flight)
         return PoolView(self.capacity_tokens, anonymous, anonymous + in_flight, self.host_tokens, self.tools)
 
     def _view(self, known: Program, now_s: float) -> ProgramView:
+        held_tokens = _held(known)
         return ProgramView(
             program=known.program,
             arrived_s=known.arrived_s,
             waiting_since_s=min((at for _, at in known.held.values()), default=None),
             in_flight=len(known.in_flight),
-            footprint_tokens=self._footprint(known),
+            footprint_tokens=held_tokens + self._ahead_tokens(),
             idle_s=known.idle_s(now_s),
             turns=known.turns,
             passed_over=known.passed_over,
-            context_tokens=max(known.context_tokens, known.need_tokens()),
+            context_tokens=held_tokens,
             paused=known.program in self._paused,
         )
+
+
+def _held(known: Program) -> int:
+    """KV that the program holds or asks for now, without growth."""
+    return max(known.context_tokens, known.need_tokens())

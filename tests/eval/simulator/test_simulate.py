@@ -192,11 +192,18 @@ def test_tools_are_not_named_where_nobody_knows_them():
 
 
 def test_the_time_of_clients_is_the_clients():
-    done = run([program("a", (50, 3, 2.0), (80, 2))], client_s=0.5)
+    # 0.01 s a token: 0.5 s for the first prompt, 0.8 s for the second.
+    done = run([program("a", (50, 3, 2.0), (80, 2))], client_s=100.0)
     assert [(t.sent_s, t.first_token_s, t.last_token_s) for t in done.result.programs[0].turns] == [
         (0.0, 1.5, 3.5),
-        (5.5, 7.0, 8.0),
+        (5.5, 7.3, 8.3),
     ]
+
+
+def test_of_turns_sent_at_one_time_the_shortest_is_first_in_the_queue():
+    log = []
+    run([program("long", (90, 2)), program("short", (60, 2))], profile=profile(chunk=90), log=log, client_s=1e-3)
+    assert [event[2] for event in log if event[1] == "first"] == ["short", "long"]
 
 
 def test_a_program_that_can_never_fit_is_refused():
