@@ -29,8 +29,8 @@ from mars_sglang.core.policy import AdmissionPolicy, TurnPolicy
 #: Tokens of the pool, and of the model's longest sequence, that SGLang keeps back from one request.
 _KEPT_BACK_TOKENS = 6
 
-#: Assumed of HTTP, identity and the tokenizer, for a prompt of 10,000 tokens. It shows under lpm, which serves a program
-#: at once that comes straight back, and where many come at one time, for then it decides who is first.
+#: Assumed of HTTP, identity and the tokenizer, for a prompt of 10,000 tokens. It shows under lpm, which serves a
+#: program at once that comes straight back, and where many come at one time, for then it decides who is first.
 CLIENT_S = 0.05
 
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("sglang")
 
-from tests.engine.test_server import Agent  # noqa: E402
-from tests.serving import emulated_server  # noqa: E402
+from tests.engine.test_server import Agent
+from tests.serving import emulated_server
 
 pytestmark = pytest.mark.server
 
