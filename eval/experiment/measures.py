@@ -10,7 +10,7 @@ GOOD = (1, 2, 3)
 """Goodput counts programs that took at most so many times their time alone."""
 
 _CLIENT = 1.08
-"""What the cost model leaves out of the time alone, the way between agent and engine above all, takes up to 4% of it
+"""What the cost model leaves out of the time alone, the way between agent and engine above all, takes up to 6% of it
 where turns are short. A program that met no other counts as within 1 of its time alone."""
 
 QUARTILES = 4
