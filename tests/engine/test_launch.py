@@ -64,7 +64,7 @@ def test_engine_takes_the_policy_and_one_without_it_is_plain(tmp_path):
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     said = dict(line.split(" ", 1) for line in run.stdout.splitlines() if " " in line)
-    assert "'nope' is unknown; known: mars, " in said["REFUSED"]
+    assert "'nope' is unknown; known: autellix, " in said["REFUSED"]
     assert said["OUTPUTS"] == "2 8"
     state = json.loads(said["STATE"])
     assert state["turn_policy"] == "mars" and state["turns"] == 2 and state["retained_programs"] == 1
@@ -82,7 +82,7 @@ def test_sglang_serve_takes_the_flag(tmp_path):
         timeout=200,
     )
     assert run.returncode == 2
-    assert "mars-sglang: error: --scheduler-policy 'nope' is unknown; known: mars, " in run.stderr
+    assert "mars-sglang: error: --scheduler-policy 'nope' is unknown; known: autellix, " in run.stderr
 
 
 def test_without_our_flags_the_scheduler_is_sglangs(tmp_path):
