@@ -18,13 +18,18 @@ reference = false
 """
 
 
+def _heed_ctrl_c() -> None:
+    """A shell has what it runs in the background ignore it, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_what_is_finished_stays_and_no_process_is_left(tmp_path):
     path, out = tmp_path / "long.toml", tmp_path / "out"
     path.write_text(EXPERIMENT)
     command = [sys.executable, "-m", "mars_sglang.cli", "bench", "run", str(path), "--out", str(out), "--jobs", "2"]
     # In a group of its own: Ctrl-C goes to the command and its processes, as from a terminal, and to nobody else.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0, preexec_fn=_heed_ctrl_c
     ) as running:
         said = [running.stdout.readline() for _ in range(3)]
         os.killpg(running.pid, signal.SIGINT)
