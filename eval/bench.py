@@ -6,24 +6,21 @@ import asyncio
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 from tqdm import tqdm
 
-from eval import defaults
 from eval.options import BenchOptions, PolicyChoice, parse
 from eval.replay.endpoint import Endpoint, EndpointError, ServerFacts
 from eval.replay.record import ProgramRecord
-from eval.replay.replay import INTERRUPTED, Replay, ReplayOptions, RunResult
-from eval.replay.ruler import measure
+from eval.replay.replay import INTERRUPTED, ReplayOptions
 from eval.replay.timing import ServerClock
 from eval.report import tables
 from eval.report.figures import Run
 from eval.report.writer import write
-from eval.server import EmulatedServer, ServerError
+from eval.served import replay_served
+from eval.server import EmulatedServer, ServerError, measured_arguments
 from eval.workload import Program, WorkloadError, draw, load
 from mars_sglang.clock import SPEED_ENV
 
@@ -84,11 +81,7 @@ class Bench:
             self.runs.append(await self._replay(options.base_url, choice, place, None))
             return
         _set_speed(options.speed)
-        arguments = [
-            "--profile", options.profile, "--speed", f"{options.speed:g}", *choice.server_args,
-            "--enable-metrics", "--enable-cache-report", "--stream-interval", str(defaults.STREAM_INTERVAL),
-            *options.server_args,
-        ]  # fmt: skip
+        arguments = measured_arguments(options.profile, options.speed, [*choice.server_args, *options.server_args])
         server = EmulatedServer(arguments, options.out / f"server-{choice.label}.log")
         try:
             starting = asyncio.create_task(server.start())
@@ -120,24 +113,21 @@ class Bench:
             facts = await endpoint.facts()
             if server is None:
                 _set_speed(options.speed or (facts.emulation or {}).get("speed") or 1.0)
-            ruler = await measure(lambda messages: endpoint.count(facts.model, messages), options.seed)
-            await endpoint.flush()
             programs, left_out = self._pick(facts)
-            evicted = await endpoint.retractions()
+            label = choice.label if choice.named else facts.policy or choice.policy
             replay_options = ReplayOptions(
                 options.arrivals, options.seed, options.tool_slots, options.max_pause_s, run_id=uuid.uuid4().hex[:8]
             )
-            began, cpu_began = time.perf_counter(), time.process_time()
             with tqdm(total=len(programs), desc=f"{place} {choice.label}", unit="program", smoothing=0.1) as bar:
-                replay = Replay(programs, endpoint, facts.model, ruler, replay_options, clock, _progress(bar))
-                result = await replay.run(self._stop)
-            wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+                run = await replay_served(
+                    endpoint, facts, programs, replay_options, clock,
+                    label=label, policy=choice.policy if choice.named else label, admission=choice.admission,
+                    left_out=left_out, ended=_progress(bar), stop=self._stop,
+                )  # fmt: skip
             if server is not None and (death := server.died()):
                 # Its programs have failed and say so; the other policies still get their run.
                 tqdm.write(f"error: {choice.label}: {death}", file=sys.stderr)
                 self.died = True
-            run = await _finish(endpoint, choice, facts, result, options.tool_slots, left_out, evicted)
-            run.wall_s, run.replayer_cpu_s = wall_s, cpu_s
             return run
 
     def _pick(self, facts: ServerFacts) -> tuple[list[Program], dict[str, int]]:
@@ -173,41 +163,6 @@ class Bench:
         for line in tables.remarks(summary["runs"]):
             print(f"note: {line}")
         print(f"\nwritten: {options.out / 'report.md'}")
-
-
-async def _finish(
-    endpoint: Endpoint, choice: PolicyChoice, facts: ServerFacts, result: RunResult,
-    tool_slots: int, left_out: dict[str, int], evicted: int | None,
-) -> Run:  # fmt: skip
-    retractions = None if evicted is None else await endpoint.retractions()
-    try:
-        after = await endpoint.facts()
-        emulation, mars = after.emulation, after.mars
-    except EndpointError:
-        # The server died in the run; its programs have failed and say so.
-        emulation = mars = None
-    label = choice.label if choice.named else facts.policy or choice.policy
-    return Run(
-        label=label,
-        policy=choice.policy if choice.named else label,
-        admission=choice.admission,
-        result=result,
-        tool_slots=tool_slots,
-        left_out=left_out,
-        retractions=None if retractions is None else retractions - evicted,
-        emulation_error=emulation,
-        mars=mars,
-        server=_described(facts),
-    )
-
-
-def _described(facts: ServerFacts) -> dict[str, Any]:
-    return {
-        "model": facts.model,
-        "sglang": facts.version,
-        "context_tokens": facts.context_tokens,
-        "kv_tokens": facts.kv_tokens,
-    }
 
 
 def _progress(bar: tqdm):

@@ -28,6 +28,14 @@ class ServerError(Exception):
     """A server that could not be started; the message ends with the end of its log."""
 
 
+def measured_arguments(profile: str, speed: float, more: Sequence[str]) -> list[str]:
+    """Arguments of a server of which everything is measured that a report shows."""
+    return [
+        "--profile", profile, "--speed", f"{speed:g}", "--enable-metrics", "--enable-cache-report",
+        "--stream-interval", str(defaults.STREAM_INTERVAL), *more,
+    ]  # fmt: skip
+
+
 class EmulatedServer:
     """``mars-sglang emulate`` in a process group of its own. Use :meth:`start`, and :meth:`stop` in a finally."""
 

@@ -11,10 +11,6 @@ import numpy as np
 from eval.bounds.terms import Terms
 from eval.workload.program import HUMAN, Program, Turn
 
-REUSE_BLOCK_TOKENS = 64
-"""The recordings count reuse in blocks: one within a block of the last prompt means that nothing was rewritten, as
-the replayer reads it too."""
-
 _LEAST_SHARE = 1e-12
 """Of a row whose context is all head: nothing, but it can be divided by."""
 
@@ -40,8 +36,9 @@ def least_turns(program: Program, max_pause_s: float) -> Iterator[LeastTurn]:
     before: Turn | None = None
     last = len(program.turns) - 1
     for number, turn in enumerate(program.turns):
-        pause_s = 0.0 if number == last else min(turn.tool_s or 0.0, max_pause_s)
-        kept = min(_kept(turn, before, head_tokens(program)), turn.in_tokens - 1)
+        pause_s = 0.0 if number == last else turn.pause_s(max_pause_s)
+        kept = head_tokens(program) if before is None else turn.kept_of(before)
+        kept = min(kept, turn.in_tokens - 1)
         yield LeastTurn(turn.in_tokens, kept, turn.out_tokens, pause_s, turn.tool != HUMAN)
         before = turn
 
@@ -49,15 +46,6 @@ def least_turns(program: Program, max_pause_s: float) -> Iterator[LeastTurn]:
 def head_tokens(program: Program) -> int:
     """Leading tokens that other programs may share."""
     return program.tool_tokens + program.system_tokens
-
-
-def _kept(turn: Turn, before: Turn | None, head: int) -> int:
-    if before is None:
-        return head
-    kept = before.in_tokens + before.out_tokens
-    if turn.reuse_tokens is not None and turn.reuse_tokens + REUSE_BLOCK_TOKENS <= before.in_tokens:
-        kept = turn.reuse_tokens
-    return kept
 
 
 @dataclass(frozen=True)

@@ -45,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _passes(options: argparse.Namespace, effort: Effort) -> list[Curve]:
     # SGLang takes ten seconds to import, and the other parts do without it.
-    from eval.cost.engine import prepare
     from eval.cost.passes import SIZES, pass_curve
+    from mars_sglang.emulation.in_process import prepare
 
     prepare()
     return [pass_curve(_queue(SIZES, options), effort, options.seed)]
 
 
 def _evictions(options: argparse.Namespace, effort: Effort) -> list[Curve]:
-    from eval.cost.engine import prepare
     from eval.cost.evictions import SIZES, eviction_curve
+    from mars_sglang.emulation.in_process import prepare
 
     prepare()
     return [eviction_curve(_queue(SIZES, options), effort)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from eval.cost.contexts import tokens
 from eval.cost.curve import Curve
-from eval.cost.engine import CacheUnderTest, tokens
 from eval.cost.timing import Contender, Effort, is_long, measure
+from mars_sglang.emulation.in_process import InProcessCache
 
 SIZES = (1, 8, 32, 128, 512, 2048)
 POLICY = "mars"
@@ -75,20 +76,20 @@ def _unowned(size: int) -> Contender:
 
 def _filled(size: int, policy: str | None):
     # Room for what belongs to no program, and for some tokens that are free while nothing is evicted.
-    cache = CacheUnderTest((size + 1) * _CONTEXT_TOKENS, policy)
+    cache = InProcessCache((size + 1) * _CONTEXT_TOKENS, policy)
     contexts = [tokens(i, _CONTEXT_TOKENS) for i in range(size)]
     for index, context in enumerate(contexts):
         _grow(cache, f"p{index}", context, index)
     return cache, contexts
 
 
-def _grow(cache: CacheUnderTest, program: str, context, index: int) -> None:
+def _grow(cache: InProcessCache, program: str, context, index: int) -> None:
     """All turns of a program, one after the other; all end at one time, for nobody is to go dormant."""
     for end in range(_TURN_TOKENS, _CONTEXT_TOKENS + 1, _TURN_TOKENS):
         cache.end_turn(program, context[:end], 10_000.0, float(index))
 
 
-def _eviction(cache: CacheUnderTest) -> Callable[[], None]:
+def _eviction(cache: InProcessCache) -> Callable[[], None]:
     def evict() -> None:
         evicted = cache.evict(_EVICTED_TOKENS)
         if evicted != _EVICTED_TOKENS:

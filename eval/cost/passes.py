@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from sglang.srt.managers.schedule_batch import Req
-from sglang.srt.managers.schedule_policy import SchedulePolicy
 
+from eval.cost.contexts import tokens
 from eval.cost.curve import Curve
-from eval.cost.engine import CacheUnderTest, request, tokens
 from eval.cost.timing import Contender, Effort, is_long, measure
 from eval.setup import NATIVE_TURNS
 from mars_sglang.config import NATIVE_UNDER_MARS
+from mars_sglang.emulation.in_process import InProcessCache, native_order, request
 from mars_sglang.engine.turn_queue import REMATCHED_PER_PASS, MarsSchedulePolicy
 from mars_sglang.engine.turns import TurnBook
 from mars_sglang.engine.wire import WireTurn
@@ -33,14 +33,14 @@ def pass_curve(sizes: Sequence[int], effort: Effort, seed: int) -> Curve:
     curve = Curve("passes", "One scheduling pass", "waiting turns", base="fcfs")
     prompts, kept = _prompts(max(sizes), seed)
     capacity = sum(kept) + max(kept) + 1
-    ours, native = CacheUnderTest(capacity, POLICY), CacheUnderTest(capacity, None)
+    ours, native = InProcessCache(capacity, POLICY), InProcessCache(capacity, None)
     for index, (prompt, count) in enumerate(zip(prompts, kept, strict=True)):
         for cache in (ours, native) if count else ():
             cache.end_turn(f"p{index}", prompt[:count], _NOW_S - 60.0, _NOW_S - 600.0 + index * 0.1)
     left_out: set[str] = set()
     for size in sorted(sizes):
         ours.book.now_s = _NOW_S
-        scenes: dict[str, Callable[[list[Req]], Contender]] = {
+        scenes: dict[str, Callable[[list[Any]], Contender]] = {
             POLICY: lambda queue: _ours(ours.book, ours, queue),
             f"{POLICY} over SGLang's cache": lambda queue: _ours(ours.book, native, queue),
             f"{POLICY}, all turns new": lambda queue: _all_new(ours.book, ours, queue),
@@ -76,7 +76,7 @@ def _prompts(count: int, seed: int) -> tuple[list[array], list[int]]:
     return [tokens(i, int(length)) for i, length in enumerate(lengths)], kept
 
 
-def _waiting(book: TurnBook, index: int, prompt: array, size: int) -> Req:
+def _waiting(book: TurnBook, index: int, prompt: array, size: int) -> Any:
     req = request(f"turn-{index}", prompt)
     arrived_s = _NOW_S - 30.0 * (size - index) / size
     req.mars = book.receive(WireTurn(f"p{index}", arrived_s, arrived_s - 300.0))
@@ -85,12 +85,12 @@ def _waiting(book: TurnBook, index: int, prompt: array, size: int) -> Req:
     return req
 
 
-def _ours(book: TurnBook, cache: CacheUnderTest, waiting: list[Req]) -> Contender:
+def _ours(book: TurnBook, cache: InProcessCache, waiting: list[Any]) -> Contender:
     policy = MarsSchedulePolicy(book, NATIVE_UNDER_MARS, cache.cache, False, False, False)
     return Contender(lambda: policy.calc_priority(waiting))
 
 
-def _all_new(book: TurnBook, cache: CacheUnderTest, waiting: list[Req]) -> Contender:
+def _all_new(book: TurnBook, cache: InProcessCache, waiting: list[Any]) -> Contender:
     """Each turn is looked up in the cache, as in the first pass that sees it."""
     policy = MarsSchedulePolicy(book, NATIVE_UNDER_MARS, cache.cache, False, False, False)
 
@@ -101,8 +101,8 @@ def _all_new(book: TurnBook, cache: CacheUnderTest, waiting: list[Req]) -> Conte
     return Contender(lambda: policy.calc_priority(waiting), forget)
 
 
-def _native(name: str, cache: CacheUnderTest, waiting: list[Req]) -> Contender:
-    policy = SchedulePolicy(name, cache.cache, False, False, False)
+def _native(name: str, cache: InProcessCache, waiting: list[Any]) -> Contender:
+    policy = native_order(name, cache.cache)
     processed_tokens = len(waiting) * 1_000
     cycle = _NATIVE_CYCLE if name == "fcfs" else 1
     return Contender(lambda: policy.calc_priority(waiting, None, processed_tokens), cycle=cycle)

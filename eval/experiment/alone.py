@@ -9,7 +9,6 @@ from __future__ import annotations
 from math import isclose
 
 from eval.replay.record import recomputed
-from eval.simulator.text import REUSE_BLOCK
 from eval.workload.program import Program, Turn
 from mars_sglang.core.cost_model import CostModel, Profile
 
@@ -28,7 +27,7 @@ class Alone:
         for number, turn in enumerate(program.turns):
             total += self.turn_s(turn.in_tokens, reusable(before, turn), turn.out_tokens)
             if number < last:
-                total += min(turn.tool_s or 0.0, max_pause_s)
+                total += turn.pause_s(max_pause_s)
             before = turn
         return total
 
@@ -60,10 +59,7 @@ def reusable(before: Turn | None, turn: Turn) -> int:
     """Prompt tokens of ``turn`` whose KV an engine that forgets nothing has from the turn before it."""
     if before is None:
         return 0
-    kept = before.in_tokens + before.out_tokens
-    if turn.reuse_tokens is not None and turn.reuse_tokens + REUSE_BLOCK <= before.in_tokens:
-        kept = turn.reuse_tokens
-    return recomputed(before.in_tokens + before.out_tokens, kept, turn.in_tokens, 0)
+    return recomputed(before.in_tokens + before.out_tokens, turn.kept_of(before), turn.in_tokens, 0)
 
 
 def reusable_tokens(programs: tuple[Program, ...]) -> int:

@@ -16,10 +16,6 @@ from eval.replay.filler import Filler, SharedText
 from eval.replay.ruler import Ruler
 from eval.workload.program import Program, Turn
 
-_REUSE_BLOCK = 64
-"""The Claude Code traces count reuse in whole blocks of 64 tokens of the previous prompt, never of the answer:
-a reuse within a block of that prompt means that nothing was rewritten."""
-
 
 @dataclass(slots=True)
 class _Message:
@@ -94,7 +90,7 @@ class Conversation:
         total = self._total()
         # A prompt shorter than its history (thoughts dropped from it, say) loses the end of the history.
         keep = turn.in_tokens - self._ruler.user - self._ruler.per_word
-        if turn.reuse_tokens is not None and turn.reuse_tokens + _REUSE_BLOCK <= self._traced_in:
+        if turn.rewrites(self._traced_in):
             keep = min(keep, turn.reuse_tokens)
         if keep >= total:
             return total

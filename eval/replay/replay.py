@@ -155,7 +155,7 @@ class Replay:
                 ready = self._since()
 
     async def _pause(self, turn: Turn, row: TurnRecord) -> None:
-        seconds = min(turn.tool_s or 0.0, self._options.max_pause_s)
+        seconds = turn.pause_s(self._options.max_pause_s)
         row.tool = turn.tool
         self._in_pause += 1
         try:

@@ -73,7 +73,7 @@ class Clients:
             return
         turn = program.turns[request.number]
         row.tool = turn.tool
-        seconds = min(turn.tool_s or 0.0, self._max_pause_s)
+        seconds = turn.pause_s(self._max_pause_s)
         self._say("tool", program.id, turn.tool, seconds)
         if turn.tool == HUMAN:
             row.tool_s = seconds

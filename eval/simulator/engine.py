@@ -208,7 +208,8 @@ class Engine:
 
     def _chunk_limit(self, request: Request, budget: int) -> int | None:
         limit = chunk_limit(request, self._waiting.turns, budget) if self._shares_chunks else None
-        quantum = self._policy.quantum_tokens(request.waiting_view(), self.now) if self._ours else None
+        asked = self._ours and self._policy.cuts_prefills
+        quantum = self._policy.quantum_tokens(request.waiting_view(), self.now) if asked else None
         if quantum is None:
             return limit
         return max(1, quantum) if limit is None else min(limit, max(1, quantum))

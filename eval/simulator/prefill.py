@@ -182,6 +182,8 @@ class SkippingAdder(PrefillAdder):
         self._reserved += rest + request.to_come
 
     def _withhold(self, request: Request) -> int:
+        if not self._policy.cuts_prefills:
+            return 0
         quantum = self._policy.quantum_tokens(request.waiting_view(), self._now_s)
         withheld = 0 if quantum is None else max(0, self.chunk_left - max(_PAGE, quantum))
         self.chunk_left -= withheld

@@ -18,9 +18,6 @@ Span = tuple[Hashable, int, int]
 #: asks for an answer (:mod:`eval.replay.ruler`).
 MESSAGE_TOKENS, ANSWER_MARK_TOKENS = 5, 3
 
-#: As in :mod:`eval.replay.conversation`: a reuse within a block of the previous prompt means that nothing was cut.
-REUSE_BLOCK = 64
-
 
 class Text:
     """A sequence of tokens as spans; ``len()`` in tokens."""
@@ -128,7 +125,7 @@ class History:
 
     def _kept(self, turn: Turn, total: int) -> tuple[int, int]:
         keep = turn.in_tokens - MESSAGE_TOKENS - 1
-        if turn.reuse_tokens is not None and turn.reuse_tokens + REUSE_BLOCK <= self._in_tokens:
+        if turn.rewrites(self._in_tokens):
             keep = min(keep, turn.reuse_tokens)
         if keep >= total + MESSAGE_TOKENS:
             return total, total

@@ -8,6 +8,11 @@ HUMAN = "human"
 """Tool class of a pause in which a person, not a tool, took the next step. It occupies no CPU slot."""
 
 
+REUSE_BLOCK_TOKENS = 64
+"""The Claude Code traces count reuse in whole blocks of 64 tokens of the previous prompt, never of the answer:
+a reuse within a block of that prompt means that nothing was rewritten."""
+
+
 class WorkloadError(ValueError):
     """A workload that cannot be read. The message names file, line, field, value and what is accepted."""
 
@@ -26,6 +31,18 @@ class Turn:
     out_tokens: int
     tool: str
     tool_s: float | None
+
+    def rewrites(self, previous_in_tokens: int) -> bool:
+        """Whether its prompt replaces a part of the previous one, of so many tokens: all but ``reuse_tokens``."""
+        return self.reuse_tokens is not None and self.reuse_tokens + REUSE_BLOCK_TOKENS <= previous_in_tokens
+
+    def pause_s(self, most_s: float) -> float:
+        """Emulated seconds to the next turn as replayed: none where the recording has none, cut to ``most_s``."""
+        return min(self.tool_s or 0.0, most_s)
+
+    def kept_of(self, before: Turn) -> int:
+        """Leading tokens of the prompt and answer of ``before`` that the recording kept."""
+        return self.reuse_tokens if self.rewrites(before.in_tokens) else before.in_tokens + before.out_tokens
 
 
 @dataclass(frozen=True, slots=True)

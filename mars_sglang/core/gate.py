@@ -153,15 +153,15 @@ class Gate:
 
     def decide(self, now_s: float) -> GateDecision | None:
         """Run the policy; None where there was nothing to decide."""
-        over = self.footprint_tokens() + sum(self._anonymous.values()) > self.capacity_tokens
-        if not self._waiting and not over and not self.policy.every_event:
+        anonymous = sum(self._anonymous.values())
+        asked = self._waiting or self.policy.every_event
+        if not asked and self.footprint_tokens() + anonymous <= self.capacity_tokens:
             return None
-        decision = self.policy.decide(
-            [self._view(p, now_s) for p in self._admitted.values()],
-            [self._view(p, now_s) for p in self._waiting.values()],
-            self._pool(),
-            now_s,
-        )
+        admitted = [self._view(p, now_s) for p in self._admitted.values()]
+        waiting = [self._view(p, now_s) for p in self._waiting.values()]
+        in_flight = sum(p.context_tokens for p in admitted if p.in_flight)
+        pool = PoolView(self.capacity_tokens, anonymous, anonymous + in_flight, self.host_tokens, self.tools)
+        decision = self.policy.decide(admitted, waiting, pool, now_s)
         gave_up: list[str] = []
         for program in decision.pause:
             paused = self._admitted.get(program)
@@ -175,14 +175,14 @@ class Gate:
         passed: list[str] = []
         entered: list[tuple[str, float]] = []
         for program in decision.admit:
-            admitted = self._waiting.pop(program, None)
-            if admitted is None:
+            known = self._waiting.pop(program, None)
+            if known is None:
                 continue
             for other in self._waiting.values():
-                if (other.arrived_s, other.program) < (admitted.arrived_s, program):
+                if (other.arrived_s, other.program) < (known.arrived_s, program):
                     other.passed_over += 1
-            entered.append((program, max(0.0, now_s - min(at for _, at in admitted.held.values()))))
-            passed.extend(self._enter(admitted))
+            entered.append((program, max(0.0, now_s - min(at for _, at in known.held.values()))))
+            passed.extend(self._enter(known))
         return GateDecision(tuple(passed), tuple(entered), tuple(gave_up))
 
     def open(self) -> list[str]:
@@ -202,7 +202,7 @@ class Gate:
 
     def footprint_tokens(self) -> int:
         """Footprint of the admitted programs, without anonymous requests."""
-        return sum(self._footprint(p) for p in self._admitted.values())
+        return sum(map(_held, self._admitted.values())) + len(self._admitted) * self._ahead_tokens()
 
     def snapshot(self) -> GateSnapshot:
         return GateSnapshot(
@@ -230,16 +230,8 @@ class Gate:
         known.admitted = False
         self._admitted.pop(known.program, None)
 
-    def _footprint(self, known: Program) -> int:
-        return _held(known) + self._ahead_tokens()
-
     def _ahead_tokens(self) -> int:
         return round(LOOKAHEAD_TURNS * self._growth_tokens)
-
-    def _pool(self) -> PoolView:
-        anonymous = sum(self._anonymous.values())
-        in_flight = sum(_held(p) for p in self._admitted.values() if p.in_flight)
-        return PoolView(self.capacity_tokens, anonymous, anonymous + in_flight, self.host_tokens, self.tools)
 
     def _view(self, known: Program, now_s: float) -> ProgramView:
         held_tokens = _held(known)

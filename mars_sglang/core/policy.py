@@ -37,6 +37,8 @@ class TurnPolicy(Protocol):
     name: str
     pins_kv: bool
     """Whether :meth:`pins` is to be asked at all."""
+    cuts_prefills: bool
+    """Whether :meth:`quantum_tokens` is."""
 
     def attach(self, engine: EngineFacts) -> None:
         """What there is to schedule on. Called once, before anything else."""
@@ -75,6 +77,7 @@ class BaseTurnPolicy:
     """First come first served, nobody passed, the cache's oldest first: what SGLang does unless told otherwise."""
 
     pins_kv = False
+    cuts_prefills = False
 
     def attach(self, engine: EngineFacts) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
-from mars_sglang.engine.turn_queue import waiting_view
+from mars_sglang.engine.turn_queue import quantum_tokens, waiting_view
 from mars_sglang.engine.turns import TurnBook
 
 #: Turns that are tried and found not to fit in one pass. Each costs a match of its prefix.
@@ -63,7 +63,7 @@ class MarsPrefillAdder(PrefillAdder):
 
     def _withhold(self, req) -> int:
         """Take what is beyond the turn's quantum out of the step's budget; how much."""
-        quantum = self.book.policy.quantum_tokens(waiting_view(req, 0), self.book.now_s)
+        quantum = quantum_tokens(req, self.book)
         if quantum is None or self.rem_chunk_tokens is None:
             return 0
         withheld = max(0, self.rem_chunk_tokens - max(self.page_size, quantum))

@@ -31,6 +31,11 @@ def waiting_view(req: Any, priority: int) -> TurnView:
     )
 
 
+def quantum_tokens(req: Any, book: TurnBook) -> int | None:
+    """Prefill tokens of this request in one step, at most; None for as many as there are."""
+    return book.policy.quantum_tokens(waiting_view(req, 0), book.now_s) if book.policy.cuts_prefills else None
+
+
 class MarsSchedulePolicy(SchedulePolicy):
     """Sorts with a :class:`~mars_sglang.core.policy.TurnPolicy`; the rest is SGLang's.
 
@@ -63,17 +68,13 @@ class MarsSchedulePolicy(SchedulePolicy):
         than there is memory for."""
         limit = super().shortest_prefill_chunk_limit(chunked_req, waiting_queue, budget, page_size)
         room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
-        quantum = self.quantum_tokens(chunked_req) or budget
+        quantum = quantum_tokens(chunked_req, self.book) or budget
         most = min(quantum, room) // page_size * page_size
         if most >= budget:
             return limit
         # Room for less than a page is SGLang's to report: it ends the process.
         most = max(page_size, most)
         return most if limit is None else min(limit, most)
-
-    def quantum_tokens(self, req) -> int | None:
-        """Prefill tokens of this request in one step, at most."""
-        return self.book.policy.quantum_tokens(waiting_view(req, self._priority(req)), self.book.now_s)
 
     def _priority(self, req) -> int:
         return native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first)

@@ -7,15 +7,11 @@ import pytest
 
 sglang = pytest.importorskip("sglang")
 
-import torch  # noqa: E402
-from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator  # noqa: E402
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams  # noqa: E402
-from sglang.srt.mem_cache.cache_init_params import CacheInitParams  # noqa: E402
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool  # noqa: E402
 from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
-from sglang.srt.mem_cache.unified_cache.component_type import ComponentType  # noqa: E402
 
 from mars_sglang.core.policy import turn_policy  # noqa: E402
+from mars_sglang.emulation.in_process import prepare, radix_cache  # noqa: E402
 from mars_sglang.engine.radix_cache import MarsRadixCache  # noqa: E402
 from mars_sglang.engine.turns import TurnBook  # noqa: E402
 
@@ -82,37 +78,8 @@ def cached_programs(tree_core, page_size):
 
 
 def make_cached_programs(tree_core: str, page_size: int, pool_tokens: int = 4096) -> CachedPrograms:
-    from sglang.srt.runtime_context import publish
-    from sglang.srt.server_args import ServerArgs
-
-    publish(ServerArgs(model_path="dummy", device="cpu"), role="scheduler")
-    pool = MHATokenToKVPool(
-        size=pool_tokens,
-        page_size=page_size,
-        dtype=torch.float16,
-        head_num=1,
-        head_dim=8,
-        layer_num=1,
-        device="cpu",
-        enable_memory_saver=False,
-    )
-    if page_size == 1:
-        allocator = TokenToKVPoolAllocator(
-            pool_tokens, dtype=torch.float16, device="cpu", kvcache=pool, need_sort=False
-        )
-    else:
-        allocator = PagedTokenToKVPoolAllocator(
-            pool_tokens, page_size=page_size, dtype=torch.float16, device="cpu", kvcache=pool, need_sort=False
-        )
-    params = CacheInitParams(
-        disable=False,
-        req_to_token_pool=ReqToTokenPool(size=8, max_context_len=4096, device="cpu", enable_memory_saver=False),
-        token_to_kv_pool_allocator=allocator,
-        page_size=page_size,
-        tree_components=(ComponentType.FULL,),
-        tree_core_backend=tree_core,
-    )
-    cache = MarsRadixCache(params)
+    prepare()
+    cache = radix_cache(MarsRadixCache, pool_tokens, page_size, tree_core)
     book = TurnBook(turn_policy("mars"))
     cache.attach(book)
     return CachedPrograms(cache, book)

@@ -2,26 +2,21 @@
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 
 from mars_sglang.core.policies.bounded_table import BoundedTable
-from mars_sglang.core.policies.pin_table import PinTable
-from mars_sglang.core.policy import BaseTurnPolicy, register_turn_policy
+from mars_sglang.core.policies.pinning import PinningTurnPolicy
+from mars_sglang.core.policy import register_turn_policy
 from mars_sglang.core.views import (
-    ContextState,
     ContextView,
-    EngineFacts,
     ProgramOver,
-    RunningView,
     ToolKnown,
     TurnArrived,
     TurnEnded,
     TurnEvent,
     TurnStarted,
-    TurnView,
 )
 
 #: The paper's time to live while it knows too little, and always in its fixed form.
@@ -36,9 +31,6 @@ DELAYS_AVERAGED = 200
 #: Tool times remembered, of each tool and of all, and tools remembered. The paper names no bound; its
 #: optimum is over a distribution, which a thousand samples give to within a few percent.
 MAX_SAMPLES, MAX_TOOLS = 1024, 256
-
-#: Reclaimed in this order where nothing is pinned.
-_RANK = {ContextState.PAUSED: 0, ContextState.TOOL: 1, ContextState.WAITING: 2}
 
 
 class ToolTimes:
@@ -111,7 +103,7 @@ class _Program:
 
 
 @register_turn_policy
-class ContinuumTurnPolicy(BaseTurnPolicy):
+class ContinuumTurnPolicy(PinningTurnPolicy):
     """Continuum with its dynamic time to live.
 
     ``TTL = argmax P(T <= t) x B - t`` with ``B = T_q x eta + reload(tokens)`` (section 4 of the paper), T the
@@ -119,18 +111,14 @@ class ContinuumTurnPolicy(BaseTurnPolicy):
     """
 
     name = "continuum"
-    pins_kv = True
 
     def __init__(self):
-        self._pins = PinTable()
+        super().__init__()
         self._programs: BoundedTable[_Program] = BoundedTable(_Program)
         self._tools: BoundedTable[ToolTimes] = BoundedTable(ToolTimes, MAX_TOOLS)
         self._all_tools = ToolTimes()
         self._delays_s: deque[float] = deque(maxlen=DELAYS_AVERAGED)
         self._turns_left = TurnsLeft()
-
-    def attach(self, engine: EngineFacts) -> None:
-        self._engine = engine
 
     def observe(self, event: TurnEvent, now_s: float) -> None:
         match event:
@@ -189,43 +177,9 @@ class ContinuumTurnPolicy(BaseTurnPolicy):
         delay_s = fmean(self._delays_s) if self._delays_s else 0.0
         return times.best_ttl_s(delay_s * self._turns_left.eta() + self._engine.prefill_s(context_tokens, 0))
 
-    def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
-        """Turns of pinned programs, then the others; programs first come first served in both."""
-
-        def key(i: int):
-            turn = turns[i]
-            pinned = self._pins.holds(turn.program, True, now_s)
-            return turn.priority, not pinned, turn.program_arrived_s, turn.arrived_s, turn.turn_id
-
-        return sorted(range(len(turns)), key=key)
-
-    def pins(self, contexts: Sequence[ContextView], running: int, now_s: float) -> list[int]:
-        """Pins that have not expired, as long as two turns run.
-
-        With one or none all pins are let go, but only in the sense that they may be reclaimed: what is
-        reclaimed, if memory is short, is then decided by :meth:`order_reclaim`, and that takes them last.
-        """
-        return [i for i in range(len(contexts)) if self._pins.holds_context(contexts[i], now_s)] if running > 1 else []
-
-    def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
-        """What is not pinned, least recently used first, then pins, latest expiry first."""
-
-        def key(i: int):
-            context = contexts[i]
-            if self._pins.holds_context(context, now_s):
-                return 3, -self._pins.until_s(context.program), context.program
-            return _RANK[context.state], -context.idle_s, context.program
-
-        return sorted(range(len(contexts)), key=key)
-
-    def order_victims(self, running: Sequence[RunningView], now_s: float) -> list[int]:
-        """The turn of the program that came last first."""
-
-        def key(i: int):
-            turn = running[i]
-            return -turn.priority, -turn.program_arrived_s, -turn.arrived_s, turn.turn_id
-
-        return sorted(range(len(running)), key=key)
+    def pin_rank(self, context: ContextView) -> float:
+        """Latest expiry first."""
+        return -self._pins.until_s(context.program)
 
 
 @register_turn_policy

@@ -33,6 +33,7 @@ class MarsPreviewTurnPolicy(BaseTurnPolicy):
     """
 
     name = "mars-preview"
+    cuts_prefills = True
 
     def __init__(self):
         self._started: BoundedTable[_Started] = BoundedTable(_Started)

@@ -73,6 +73,7 @@ def test_whatever_was_observed_every_answer_is_in_form(policy_name, events, turn
     for turn in turns:
         quantum = policy.quantum_tokens(turn, now_s)
         assert quantum is None or (isinstance(quantum, int) and quantum >= 1)
+        assert policy.cuts_prefills or quantum is None
 
     assert policy.pins(contexts, 0, now_s) == []
     pins = policy.pins(contexts, 5, now_s)

@@ -98,6 +98,8 @@ def test_what_only_the_host_has_is_loaded_if_it_is_worth_it(host_only, loaded):
 
 
 class Patient(BaseTurnPolicy):
+    cuts_prefills = True
+
     def __init__(self, passable=True, quantum=None):
         self.passable, self.quantum = passable, quantum
 

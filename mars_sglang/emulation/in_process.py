@@ -1,13 +1,13 @@
-"""SGLang's own cache and requests in this process, without a server."""
+"""SGLang's own cache, requests and orders in this process, without a server or a GPU: to test and to measure them."""
 
 from __future__ import annotations
 
 from array import array
 
-import numpy as np
 import torch
 from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
-from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+from sglang.srt.managers.schedule_policy import SchedulePolicy
+from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
@@ -23,8 +23,6 @@ from mars_sglang.engine.radix_cache import MarsRadixCache
 from mars_sglang.engine.turns import TurnBook
 from mars_sglang.engine.wire import WireTurn
 
-_VOCABULARY = 150_000
-
 
 def prepare() -> None:
     """What SGLang's objects expect of the process that they are in."""
@@ -33,20 +31,52 @@ def prepare() -> None:
     torch.set_num_threads(1)
 
 
-def tokens(seed: int, count: int) -> array:
-    """A context of its own: no two seeds share a prefix."""
-    drawn = array("q")
-    drawn.frombytes(np.random.default_rng(seed).integers(0, _VOCABULARY, count, dtype=np.int64).tobytes())
-    drawn[0] = _VOCABULARY + seed
-    return drawn
-
-
 def request(rid: str, prompt: array) -> Req:
     return Req(rid, "", prompt, SamplingParams(max_new_tokens=256))
 
 
-class CacheUnderTest:
+def native_order(name: str, cache: UnifiedRadixCache) -> SchedulePolicy:
+    """SGLang's order of the waiting queue of that name."""
+    return SchedulePolicy(name, cache, False, False, False)
+
+
+def radix_cache(
+    cache_class: type[UnifiedRadixCache], capacity_tokens: int, page_size: int = 1, tree_core: str | None = None
+) -> UnifiedRadixCache:
     """A radix cache over a pool whose KV takes 4 bytes per token, so that the pool can have a real size.
+
+    Args:
+        cache_class: SGLang's or ours.
+        tree_core: ``rust`` or ``python``; None: what SGLang takes by itself.
+    """
+    pool = MHATokenToKVPool(
+        size=capacity_tokens,
+        page_size=page_size,
+        dtype=torch.float16,
+        head_num=1,
+        head_dim=1,
+        layer_num=1,
+        device="cpu",
+        enable_memory_saver=False,
+    )
+    settings = {"dtype": torch.float16, "device": "cpu", "kvcache": pool, "need_sort": False}
+    if page_size == 1:
+        allocator = TokenToKVPoolAllocator(capacity_tokens, **settings)
+    else:
+        allocator = PagedTokenToKVPoolAllocator(capacity_tokens, page_size=page_size, **settings)
+    params = CacheInitParams(
+        disable=False,
+        req_to_token_pool=ReqToTokenPool(size=8, max_context_len=64, device="cpu", enable_memory_saver=False),
+        token_to_kv_pool_allocator=allocator,
+        page_size=page_size,
+        tree_components=(ComponentType.FULL,),
+        tree_core_backend=tree_core,
+    )
+    return cache_class(params)
+
+
+class InProcessCache:
+    """A radix cache, and the steps of a program's life as the scheduler makes them.
 
     Args:
         capacity_tokens: of the pool.
@@ -54,33 +84,14 @@ class CacheUnderTest:
     """
 
     def __init__(self, capacity_tokens: int, policy: str | None):
-        pool = MHATokenToKVPool(
-            size=capacity_tokens,
-            page_size=1,
-            dtype=torch.float16,
-            head_num=1,
-            head_dim=1,
-            layer_num=1,
-            device="cpu",
-            enable_memory_saver=False,
-        )
-        self._allocator = TokenToKVPoolAllocator(
-            capacity_tokens, dtype=torch.float16, device="cpu", kvcache=pool, need_sort=False
-        )
-        params = CacheInitParams(
-            disable=False,
-            req_to_token_pool=ReqToTokenPool(size=8, max_context_len=64, device="cpu", enable_memory_saver=False),
-            token_to_kv_pool_allocator=self._allocator,
-            page_size=1,
-            tree_components=(ComponentType.FULL,),
-        )
         self.book: TurnBook | None = None
         if policy is None:
-            self.cache = UnifiedRadixCache(params)
+            self.cache = radix_cache(UnifiedRadixCache, capacity_tokens)
         else:
             self.book = TurnBook(turn_policy(policy))
-            self.cache = MarsRadixCache(params)
+            self.cache = radix_cache(MarsRadixCache, capacity_tokens)
             self.cache.attach(self.book)
+        self._allocator = self.cache.token_to_kv_pool_allocator
 
     def end_turn(self, program: str | None, context: array, now_s: float, arrived_s: float) -> None:
         """A turn ended with this whole context in the cache; a retained one where there is a policy and a program."""
