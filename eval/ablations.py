@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mars_sglang.core.admission.footprint import FootprintAdmission
+from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
+from mars_sglang.core.admission.forecast import Rest
+from mars_sglang.core.admission.mars import MarsAdmission
 from mars_sglang.core.policies.mars import MarsTurnPolicy
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
-
-#: Silence in seconds that is certain to be an end; as the control process has it.
-_CERTAIN_S = 600.0
 
 
 class WithoutOrder(MarsTurnPolicy):
@@ -45,38 +44,84 @@ class WithoutVictims(MarsTurnPolicy):
     order_victims = BaseTurnPolicy.order_victims
 
 
-class WithoutGrowth(FootprintAdmission):
+class WithoutGrowth(MarsAdmission):
     """A program's footprint is what it holds now."""
 
     name = "mars-no-growth"
 
-    def decide(
-        self, admitted: Sequence[ProgramView], waiting: Sequence[ProgramView], pool: PoolView, now_s: float
-    ) -> AdmissionDecision:
-        def now(programs: Sequence[ProgramView]) -> list[ProgramView]:
-            return [replace(program, footprint_tokens=program.context_tokens) for program in programs]
-
-        return super().decide(now(admitted), now(waiting), pool, now_s)
+    def _footprint(self, p: ProgramView, rest: Rest) -> int:
+        return p.context_tokens - p.shared_tokens
 
 
-class WithoutPausing(FootprintAdmission):
+class WithoutPausing(MarsAdmission):
     """Nobody gives up a place inside a tool but the dormant."""
 
     name = "mars-no-pause"
 
-    def _split_idle(self, admitted: Sequence[ProgramView]) -> tuple[list[ProgramView], list[ProgramView]]:
-        return self.dormant(admitted), []
+    def _can_pause(self, idle: list[ProgramView], silent: set[str]) -> bool:
+        return bool(silent)
 
 
-class WithoutDormancy(FootprintAdmission):
-    """Silence does not make a program dormant before ten minutes."""
+class WithoutDormancy(MarsAdmission):
+    """Silence does not make a program dormant before it is certain to be over."""
 
     name = "mars-no-dormancy"
 
-    @property
-    def dormant_s(self) -> float:
-        return _CERTAIN_S
+    def limit_s(self, p: ProgramView, pool: PoolView) -> float:
+        return DORMANT_MAX_S
+
+
+class WithoutKeys(MarsAdmission):
+    """Programs start in order of arrival."""
+
+    name = "mars-no-order"
+
+    def _keys(self, admitted, waiting, feet, pool):
+        _, most = super()._keys(admitted, waiting, feet, pool)
+        return {p.program: (0, p.arrived_s, p.program) for p in (*admitted, *waiting)}, most
+
+
+class WithoutEldest(MarsAdmission):
+    """No share of the memory is kept for those that came first."""
+
+    name = "mars-no-eldest"
+
+    def __init__(self):
+        super().__init__()
+        self._eldest_share = 0.0
+
+
+class WithoutOvercommit(MarsAdmission):
+    """A program inside a tool counts as much as one at work."""
+
+    name = "mars-no-overcommit"
+
+    def __init__(self):
+        super().__init__()
+        self._overcommit.observe = lambda held, now_s: None
+
+
+class WithoutTools(MarsAdmission):
+    """Nothing is known of the hosts of tools."""
+
+    name = "mars-no-tools"
+
+    def decide(
+        self, admitted: Sequence[ProgramView], waiting: Sequence[ProgramView], pool: PoolView, now_s: float
+    ) -> AdmissionDecision:
+        return super().decide(admitted, waiting, replace(pool, tools=None), now_s)
 
 
 TURN_ABLATIONS = {kind.name: kind for kind in (WithoutOrder, WithoutPassing, WithoutRetention, WithoutVictims)}
-ADMISSION_ABLATIONS = {kind.name: kind for kind in (WithoutGrowth, WithoutPausing, WithoutDormancy)}
+ADMISSION_ABLATIONS = {
+    kind.name: kind
+    for kind in (
+        WithoutGrowth,
+        WithoutPausing,
+        WithoutDormancy,
+        WithoutKeys,
+        WithoutEldest,
+        WithoutOvercommit,
+        WithoutTools,
+    )
+}

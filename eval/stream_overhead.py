@@ -1,4 +1,4 @@
-"""What the information stream costs: agents in a closed loop with it, and with ``--mars-control off``.
+"""What the information stream and admission cost: agents in a closed loop with them, and with ``--mars-control off``.
 
 Each program sends its next turn as soon as the last has ended, so the server is never idle and
 each event that is published is paid for at once: the most that the stream can cost. With ``--speed`` at 1 the emulated
@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pairs", default=5, type=int, metavar="N", help="measured pairs (%(default)s)")
     parser.add_argument("--programs", default=64, type=int, metavar="N", help="agents at once (%(default)s)")
     parser.add_argument("--turns", default=8, type=int, metavar="N", help="turns of each (%(default)s)")
+    parser.add_argument(
+        "--admission", default="mars", metavar="NAME", help="off: what the stream alone costs (%(default)s)"
+    )
     parser.add_argument("--sidecar", action="store_true", help="run a sidecar beside the server with the stream")
     options = parser.parse_args(argv)
     try:
@@ -42,8 +45,13 @@ async def _measure(options: argparse.Namespace) -> int:
     common = ["--profile", options.profile, "--speed", str(options.speed), "--scheduler-policy", "mars"]
     common += ["--stream-interval", "16"]
     servers = {
-        "off": [*common, "--mars-control", "off"],
-        "stream": [*common, "--mars-sidecar", "on" if options.sidecar else "off"],
+        "off": [*common, "--mars-control", "off", "--mars-admission", "off"],
+        "stream": [
+            *common,
+            "--mars-admission",
+            options.admission,
+            *(["--mars-sidecar", "on"] if options.sidecar else []),
+        ],
     }
 
     async def measure(server: EmulatedServer, pair: int) -> float:
@@ -52,7 +60,8 @@ async def _measure(options: argparse.Namespace) -> int:
     ratios = await paired(servers, options.pairs, measure, "turns/s")
     print(
         f"with the stream / without: {summary(ratios)} ({options.profile}, speed {options.speed:g}, "
-        f"{options.programs} programs of {options.turns} turns at once{', sidecar on' if options.sidecar else ''})"
+        f"{options.programs} programs of {options.turns} turns at once, admission {options.admission}"
+        f"{', sidecar on' if options.sidecar else ''})"
     )
     return 0
 

@@ -1,17 +1,28 @@
 """What was asked for on the command line, and how it reaches the server's processes."""
 
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
-from mars_sglang.core.policy import admission_policy, admission_policy_names, turn_policy_names
+from mars_sglang.core.policy import admission_policy, is_admission_policy, turn_policy_names
 from mars_sglang.plugin import CONFIG_ENV
 from mars_sglang.stream.address import Address, AddressError
 from mars_sglang.stream.keys import Keys, KeysError
+from mars_sglang.tenants import TenantsError, load_tenants
 
 ADMISSION_OFF = "off"
+
+#: Objectives of the admission policy that has them, ``mars``.
+OBJECTIVES = ("mean", "tail", "balanced")
+
+#: A waiting turn costs a few kilobytes and an open connection.
+DEFAULT_MAX_WAITING, MAX_MAX_WAITING = 4096, 8192
+
+_INSTANCE_ENV = "MARS_SGLANG_INSTANCE"
 
 #: Name of our cache for SGLang's ``--radix-cache-backend``.
 RADIX_CACHE_BACKEND = "mars"
@@ -57,10 +68,17 @@ class MarsConfig:
     """Whether a request without an id is recognised by what it continues."""
     identity: str | None = None
     """A TOML file with more places where ids stand."""
+    max_waiting: int = DEFAULT_MAX_WAITING
+    """Turns that may wait for admission at a time; one more is refused."""
+    max_admission_wait_s: float | None = None
+    """Real seconds that a turn may wait for admission; None: as long as its client does."""
+    tenant_weights: dict[str, float] = field(default_factory=dict)
+    """Shares of tenants in what admission gives out; 1 for one that is not named."""
 
     def to_env(self) -> None:
         """Hand this configuration to processes started from now on."""
         os.environ[CONFIG_ENV] = msgspec.json.encode(self).decode()
+        os.environ[_INSTANCE_ENV] = secrets.token_hex(4)
 
     @staticmethod
     def from_env() -> "MarsConfig | None":
@@ -71,6 +89,11 @@ class MarsConfig:
     @staticmethod
     def clear_env() -> None:
         os.environ.pop(CONFIG_ENV, None)
+
+
+def instance() -> str:
+    """Names this server and its engine's processes alike, and no other server's; empty outside of one."""
+    return os.environ.get(_INSTANCE_ENV, "")
 
 
 def resolve(
@@ -112,7 +135,7 @@ def resolve(
     turn = scheduler_policy if scheduler_policy in ours else None
     native = schedule_policy if turn or scheduler_policy is None else scheduler_policy
     # A policy of ours brings the admission policy of its own name; that is what "mars" means.
-    default = turn if turn in admission_policy_names() else ADMISSION_OFF
+    default = turn if is_admission_policy(turn) else ADMISSION_OFF
     admission = mars_admission or default
     if turn is None and admission == ADMISSION_OFF:
         return native, None
@@ -120,7 +143,21 @@ def resolve(
 
 
 #: Flags of the stream and of identity, as argparse names them.
-OPTIONS = ("mars_control", "mars_record", "mars_keys", "mars_sidecar", "mars_recognise", "mars_identity")
+OPTIONS = (
+    "mars_control",
+    "mars_record",
+    "mars_keys",
+    "mars_sidecar",
+    "mars_recognise",
+    "mars_identity",
+    "mars_objective",
+    "mars_max_waiting",
+    "mars_max_admission_wait",
+    "mars_tenants",
+)
+
+#: Of those, what only an admission policy uses.
+_OF_ADMISSION = ("mars_objective", "mars_max_waiting", "mars_max_admission_wait", "mars_tenants")
 
 CONTROL_AUTO = "auto"
 
@@ -141,12 +178,24 @@ def with_options(
     if config is None and not given:
         return None
     config = config or MarsConfig(turn_policy=None, admission=ADMISSION_OFF)
+    if config.admission == ADMISSION_OFF and (idle := [name for name in _OF_ADMISSION if name in given]):
+        raise ConfigError(f"--{idle[0].replace('_', '-')} needs an admission policy; give --mars-admission too")
     identity = given.get("mars_identity")
     if identity is not None and not os.path.isfile(identity):
         raise ConfigError(f"--mars-identity {identity!r} is not a file; accepted: a TOML file as docs/identity.md says")
+    stream = _stream(given, auto_address)
+    if stream is None and config.admission != ADMISSION_OFF:
+        raise ConfigError(
+            f"--mars-admission {config.admission} is decided in the control process that --mars-control off turns off; "
+            "also accepted: --mars-admission off"
+        )
     return replace(
         config,
-        stream=_stream(given, auto_address),
+        admission=_with_objective(config.admission, given.get("mars_objective")),
+        max_waiting=int(_number(given, "mars_max_waiting", DEFAULT_MAX_WAITING, whole=True)),
+        max_admission_wait_s=_number(given, "mars_max_admission_wait", None),
+        tenant_weights=_weights(given.get("mars_tenants")),
+        stream=stream,
         recognise=_on_off(given, "mars_recognise", default=True),
         identity=os.path.abspath(identity) if identity else None,
     )
@@ -179,6 +228,40 @@ def _stream(given: Mapping[str, str], auto_address: Callable[[], str]) -> Stream
         raise ConfigError(f"--mars-control {control!r}: {error}; also accepted: {also}") from error
     recorded = os.path.abspath(record) if record else None
     return StreamConfig(address, spawn=spawn, record=recorded, keys=keys, sidecar=sidecar)
+
+
+def _with_objective(admission: str, objective: str | None) -> str:
+    if objective is None:
+        return admission
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"--mars-objective is {objective!r}; accepted: {', '.join(OBJECTIVES)}")
+    if admission != "mars":
+        raise ConfigError(f"--mars-objective is for --mars-admission mars, and {admission} was asked for")
+    return f"{admission}:{objective}"
+
+
+def _number(given: Mapping[str, str], name: str, default: float | None, *, whole: bool = False) -> float | None:
+    text = given.get(name)
+    if text is None:
+        return default
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = 0
+    # A NaN is not larger either.
+    if not 0 < value < (MAX_MAX_WAITING + 1 if whole else float("inf")):
+        accepted = f"a whole number from 1 to {MAX_MAX_WAITING}" if whole else "a number of seconds above 0"
+        raise ConfigError(f"--{name.replace('_', '-')} is {text!r}; accepted: {accepted}")
+    return value
+
+
+def _weights(path: str | None) -> dict[str, float]:
+    if path is None:
+        return {}
+    try:
+        return dict(load_tenants(Path(path)).weights)
+    except TenantsError as error:
+        raise ConfigError(f"--mars-tenants {error}") from error
 
 
 def _on_off(given: Mapping[str, str], name: str, *, default: bool) -> bool:

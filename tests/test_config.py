@@ -2,7 +2,15 @@
 
 import pytest
 
-from mars_sglang.config import ConfigError, MarsConfig, StreamConfig, check_supported, resolve, with_options
+from mars_sglang.config import (
+    ConfigError,
+    MarsConfig,
+    StreamConfig,
+    check_supported,
+    instance,
+    resolve,
+    with_options,
+)
 from mars_sglang.plugin import asked_on_command_line
 from mars_sglang.stream.address import Address
 
@@ -23,6 +31,8 @@ NATIVE = ("fcfs", "lpm", "hrrn")
         (None, "hrrn", "mars", "hrrn", MarsConfig(None, "mars")),
         ("lpm", None, "window:8", "lpm", MarsConfig(None, "window:8")),
         ("mars", None, "thunder", None, MarsConfig("mars", "thunder")),
+        ("lpm", None, "footprint", "lpm", MarsConfig(None, "footprint")),
+        ("lpm", None, "mars:tail", "lpm", MarsConfig(None, "mars:tail")),
     ],
 )
 def test_what_is_on(scheduler_policy, schedule_policy, admission, native, config):
@@ -33,7 +43,7 @@ def test_what_is_on(scheduler_policy, schedule_policy, admission, native, config
     ("scheduler_policy", "schedule_policy", "admission", "message"),
     [
         ("nope", None, None, r"--scheduler-policy 'nope' is unknown; known: .*mars, .*fcfs, hrrn, lpm"),
-        (None, None, "nope", r"--mars-admission 'nope': unknown .*; known: .*mars, .*window:N; also accepted: off"),
+        (None, None, "nope", r"--mars-admission 'nope': unknown .*; known: .*mars\b.*, .*window:N; also accepted: off"),
         (None, None, "window:0", r"--mars-admission 'window:0': .*N '0'; accepted: window:N, N a whole number from 1"),
         (None, None, "window", r"--mars-admission 'window': .*N ''; accepted: window:N"),
         ("mars", "lpm", None, r"--scheduler-policy mars and --schedule-policy lpm contradict"),
@@ -176,3 +186,74 @@ def test_an_own_place_for_the_stream_that_cannot_be_used_names_the_flag_and_what
     opened.chmod(0o755)
     with pytest.raises(ConfigError, match=rf"--mars-control 'auto': others may enter {opened}.*{accepted}"):
         with_options(MarsConfig("mars", "mars"), options(**control), lambda: f"ipc://{opened}")
+
+
+# -- admission
+
+
+def test_admission_flags_reach_the_configuration_and_its_children(tmp_path, auto, monkeypatch):
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("[tenants]\nteam = { weight = 2.5 }\n")
+    given = options(max_waiting="16", max_admission_wait="2.5", tenants=str(tenants))
+    config = with_options(MarsConfig("mars", "footprint"), given, auto)
+    assert (config.max_waiting, config.max_admission_wait_s) == (16, 2.5)
+    assert config.tenant_weights == {"@team": 2.5}
+    monkeypatch.delenv("MARS_SGLANG_CONFIG", raising=False)
+    config.to_env()
+    assert MarsConfig.from_env() == config
+    MarsConfig.clear_env()
+
+
+def test_without_them_a_turn_waits_for_as_long_as_its_client_does(auto):
+    config = with_options(MarsConfig("mars", "mars"), {}, auto)
+    assert config.admission == "mars"
+    assert (config.max_waiting, config.max_admission_wait_s, config.tenant_weights) == (4096, None, {})
+
+
+@pytest.mark.parametrize("objective", ["mean", "tail", "balanced"])
+def test_an_objective_is_a_parameter_of_the_policy_mars(auto, objective):
+    config = with_options(MarsConfig("mars", "mars"), options(objective=objective), auto)
+    assert config.admission == f"mars:{objective}"
+
+
+@pytest.mark.parametrize(
+    ("admission", "given", "message"),
+    [
+        ("mars", {"max_waiting": "0"}, "--mars-max-waiting is '0'; accepted: a whole number from 1 to 8192"),
+        ("mars", {"max_waiting": "2.5"}, "--mars-max-waiting is '2.5'; accepted: a whole number"),
+        ("mars", {"max_waiting": "many"}, "--mars-max-waiting is 'many'"),
+        (
+            "mars",
+            {"max_admission_wait": "0"},
+            "--mars-max-admission-wait is '0'; accepted: a number of seconds above 0",
+        ),
+        ("mars", {"max_admission_wait": "-1"}, "--mars-max-admission-wait is '-1'"),
+        ("mars", {"max_admission_wait": "nan"}, "--mars-max-admission-wait is 'nan'"),
+        ("mars", {"max_admission_wait": "inf"}, "--mars-max-admission-wait is 'inf'"),
+        ("mars", {"objective": "fast"}, "--mars-objective is 'fast'; accepted: mean, tail, balanced"),
+        ("window:8", {"objective": "mean"}, "--mars-objective is for --mars-admission mars, and window:8 was asked"),
+        ("mars:tail", {"objective": "mean"}, "--mars-objective is for --mars-admission mars, and mars:tail was asked"),
+        ("mars", {"tenants": "/nonexistent.toml"}, "--mars-tenants /nonexistent.toml: cannot be read"),
+        ("mars", {"control": "off"}, "--mars-admission mars is decided in the control process.*--mars-admission off"),
+        ("off", {"objective": "mean"}, "--mars-objective needs an admission policy; give --mars-admission too"),
+        ("off", {"max_waiting": "8"}, "--mars-max-waiting needs an admission policy"),
+        ("off", {"max_admission_wait": "8"}, "--mars-max-admission-wait needs an admission policy"),
+        ("off", {"tenants": "f"}, "--mars-tenants needs an admission policy"),
+    ],
+)
+def test_refused_admission_flags_say_what_is_accepted(auto, admission, given, message):
+    with pytest.raises(ConfigError, match=message):
+        with_options(MarsConfig("mars", admission), options(**given), auto)
+
+
+def test_a_server_and_its_engine_have_one_name_and_the_next_server_another(monkeypatch):
+    monkeypatch.delenv("MARS_SGLANG_CONFIG", raising=False)
+    monkeypatch.delenv("MARS_SGLANG_INSTANCE", raising=False)
+    assert instance() == ""
+    names = set()
+    for _ in range(2):
+        MarsConfig("mars", "mars").to_env()
+        assert instance() and instance() == instance()
+        names.add(instance())
+    assert len(names) == 2
+    MarsConfig.clear_env()

@@ -160,7 +160,7 @@ class ClairvoyantAdmission(BaseAdmissionPolicy):
         admit: list[str] = []
         idle = [p for p in inside if not p.in_flight]
         # What does not pay to hold leads; the rest follows from the costliest program on.
-        idle.sort(key=lambda p: (self._pays_to_hold(p), *_worst_first(keys[p.program])))
+        idle.sort(key=lambda p: (self._pays_to_hold(p, now_s), *_worst_first(keys[p.program])))
 
         def step_aside(p: ProgramView) -> None:
             nonlocal used, count
@@ -174,7 +174,7 @@ class ClairvoyantAdmission(BaseAdmissionPolicy):
         misses = 0
         for p in sorted(waiting, key=lambda p: keys[p.program]):
             need = self._footprint(p)
-            yielding = [q for q in idle if self._yields(q, keys[q.program], keys[p.program])]
+            yielding = [q for q in idle if self._yields(q, keys[q.program], keys[p.program], now_s)]
             spare = sum(self._footprint(q) for q in yielding)
             if count and (used - spare + need > room or count - len(yielding) >= most):
                 misses += 1
@@ -188,10 +188,11 @@ class ClairvoyantAdmission(BaseAdmissionPolicy):
             count += 1
         return AdmissionDecision(pause=tuple(pause), admit=tuple(admit))
 
-    def _yields(self, idle: ProgramView, idle_key: tuple, key: tuple) -> bool:
+    def _yields(self, idle: ProgramView, idle_key: tuple, key: tuple, now_s: float) -> bool:
         """Whether a program inside a tool gives its place to one that waits: least cost left first, where changing
         over costs that its context is computed again."""
-        return not self._pays_to_hold(idle) or idle_key[0] > key[0] + self._foresight.again_s(idle.context_tokens)
+        lost_s = self._foresight.again_s(idle.context_tokens)
+        return not self._pays_to_hold(idle, now_s) or idle_key[0] > key[0] + lost_s
 
     def _over(self, p: ProgramView) -> bool:
         known = self._foresight.knows(p.program)
@@ -199,7 +200,7 @@ class ClairvoyantAdmission(BaseAdmissionPolicy):
 
     def _footprint(self, p: ProgramView) -> int:
         if not self._foresight.knows(p.program):
-            return p.footprint_tokens
+            return p.context_tokens
         return max(p.context_tokens, self._foresight.footprint_tokens(p.program, p.turns))
 
     def _keys(self, programs: Sequence[ProgramView], slots: int) -> dict[str, tuple]:
@@ -223,10 +224,10 @@ class ClairvoyantAdmission(BaseAdmissionPolicy):
     def _tool_s(self, p: ProgramView) -> float:
         return self._foresight.tool_s(p.program, p.turns) if self._foresight.knows(p.program) else 0.0
 
-    def _pays_to_hold(self, p: ProgramView) -> bool:
+    def _pays_to_hold(self, p: ProgramView, now_s: float) -> bool:
         if not self._foresight.knows(p.program):
             return True
-        left_s = max(0.0, self._foresight.pause_s(p.program, p.turns) - p.idle_s)
+        left_s = max(0.0, self._foresight.pause_s(p.program, p.turns) - p.idle_s(now_s))
         held_s = self._foresight.held_s(p.context_tokens, left_s)
         return held_s <= self._foresight.again_s(p.context_tokens)
 

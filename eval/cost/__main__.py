@@ -67,7 +67,8 @@ def _policies(options: argparse.Namespace, effort: Effort) -> list[Curve]:
 
 
 def _gate(options: argparse.Namespace, effort: Effort) -> list[Curve]:
-    return [gate.gate_curve(_programs(gate.SIZES, options), effort)]
+    (known,) = _programs([gate.KNOWN], options)
+    return gate.gate_curves(_programs(gate.SIZES, options), _programs(gate.WAITING_SIZES, options), effort, known)
 
 
 def _control(options: argparse.Namespace, effort: Effort) -> list[Curve]:

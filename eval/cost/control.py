@@ -6,18 +6,33 @@ from collections.abc import Sequence
 
 from eval.cost.curve import SMALLEST, Curve
 from eval.cost.timing import Contender, Effort, measure
-from mars_sglang.control.pauses import FIRST_LOOK_S, LOOK_FACTOR, PauseConsumer
+from mars_sglang.control.pauses import FIRST_LOOK_S, LOOK_FACTOR, LOOKS_PER_TICK, PauseConsumer
 from mars_sglang.control.sequencer import Sequencer
 from mars_sglang.core.pauses import PauseKey
 from mars_sglang.core.prediction import PausePredictor
 from mars_sglang.stream.codec import decode, encode
-from mars_sglang.stream.events import Event, FirstToken, KvRetained, ToolUse, TurnEnded, TurnSubmitted
+from mars_sglang.stream.events import Event, ExecutorLoad, FirstToken, KvRetained, ToolUse, TurnEnded, TurnSubmitted
 
 SIZES = (1, 1_000, 10_000, 100_000)
 #: Of open pauses that are looked at. They are made anew for each look at all of them.
 LOOK_SIZES = (1, 1_000, 10_000)
 
 _BEGAN_S = 1_000.0
+#: At a pause's start, by what its series is called behind ``look``.
+_LOADS = {
+    "": None,
+    ", host loaded": ExecutorLoad(
+        source="sidecar:cost:4:0",
+        source_seq=1,
+        executor="host",
+        cores=4.0,
+        run_queue=16.0,
+        slots=4,
+        active=4,
+        queued=7,
+        service_s=20.0,
+    ),
+}
 #: Programs at work for each kind of event.
 _ACTIVE = 32
 
@@ -44,12 +59,14 @@ def event_curve(sizes: Sequence[int], effort: Effort) -> Curve:
 def look_curve(sizes: Sequence[int], effort: Effort) -> Curve:
     """One look at an open pause, which the control process takes at growing ages of it."""
     curve = Curve("looks", "One look at an open pause", "pauses due at once")
-    for (series, size), values in measure({("look", size): _look(size) for size in sorted(sizes)}, effort).items():
+    looks = {(f"look{end}", size): _look(size, load) for size in sorted(sizes) for end, load in _LOADS.items()}
+    for (series, size), values in measure(looks, effort).items():
         curve.put(series, size, values)
     curve.remarks.append(
         f"A pause is looked at when it has lasted {FIRST_LOOK_S:g} s and whenever it has lasted {LOOK_FACTOR:g} times "
-        "as long, until its program is back or dormant. The looks that are due at a heartbeat are taken in one go, "
-        "and nothing else is done meanwhile."
+        f"as long, until its program is back or dormant. Of the looks that are due at a heartbeat, {LOOKS_PER_TICK} at "
+        "most are taken, in one go, and nothing else is done meanwhile; the rest wait for the next heartbeat. *Host "
+        "loaded*: of pauses that began while calls waited for a slot, which makes the forecast a mixture."
     )
     return curve
 
@@ -75,13 +92,16 @@ def turn_events(program: str, number: int) -> dict[str, Event]:
     }
 
 
-def _sequencer(programs: int) -> Sequencer:
-    """A control process's order and consumers that know so many programs, each inside a tool since the same moment."""
+def _sequencer(programs: int, load: ExecutorLoad | None = None) -> Sequencer:
+    """A control process's order and consumers that know so many programs, each inside a tool since the same moment, on
+    the only host, if there is one."""
     predictor = PausePredictor()
     for seconds in range(1, 301):
         # Or no pause would ever have ended, and every silence were dormant.
         predictor.observe(PauseKey("shell", "pytest", "before"), float(seconds))
     order = Sequencer(1, "control:cost:1:0", [PauseConsumer(predictor)])
+    if load is not None:
+        order.order(load, b"", _BEGAN_S)
     for i in range(programs):
         for event in turn_events(f"program-{i}", 0).values():
             order.order(event, b"", _BEGAN_S)
@@ -112,8 +132,8 @@ def _event(order: Sequencer, kind: str) -> Contender:
     return Contender(lambda: take(kind), go_on)
 
 
-def _look(pauses: int) -> Contender:
-    order = _sequencer(pauses)
+def _look(pauses: int, load: ExecutorLoad | None) -> Contender:
+    order = _sequencer(pauses, load)
 
     def look() -> None:
         if len(order.tick(_BEGAN_S + FIRST_LOOK_S)) > 1:
@@ -121,6 +141,6 @@ def _look(pauses: int) -> Contender:
 
     def anew() -> None:
         nonlocal order
-        order = _sequencer(pauses)
+        order = _sequencer(pauses, load)
 
-    return Contender(look, anew, items=pauses, calls=1)
+    return Contender(look, anew, items=min(pauses, LOOKS_PER_TICK), calls=1)

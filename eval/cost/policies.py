@@ -23,6 +23,7 @@ from mars_sglang.core.views import (
     ContextView,
     EngineFacts,
     PoolView,
+    ProgramHistory,
     ProgramView,
     RunningView,
     ToolKnown,
@@ -74,14 +75,14 @@ def turn_policy_curves(sizes: Sequence[int], effort: Effort, seed: int) -> list[
 
 
 def admission_names() -> list[str]:
-    """Every registered admission policy, one that takes a number with :data:`PARAMETER`."""
-    names = (name.partition(":") for name in admission_policy_names())
+    """Every registered admission policy, one that has to have a number with :data:`PARAMETER`."""
+    names = (form.partition("[")[0].partition(":") for form in admission_policy_names())
     return [f"{name}:{PARAMETER}" if takes else name for name, _, takes in names]
 
 
 def admission_curve(sizes: Sequence[int], effort: Effort, seed: int) -> Curve:
     """One decision against the programs admitted and waiting."""
-    curve = Curve("decide", "One decision of admission (`decide`)", "programs, half of them waiting", base="mars")
+    curve = Curve("decide", "One decision of admission (`decide`)", "programs, half of them waiting", base="footprint")
     curve.remarks.append(
         "The pool is full to 95% and a quarter of the admitted programs has turns in flight; the programs that wait "
         "do not fit."
@@ -181,15 +182,16 @@ def _decide(policy, size: int, seed: int) -> Callable[[], object]:
             arrived_s=_NOW_S - 600.0 + 500.0 * i / size,
             waiting_since_s=_NOW_S - idle[i] if i >= size // 2 else None,
             in_flight=int(i % 4 == 0 and i < size // 2),
-            footprint_tokens=held[i] + 1_200,
-            idle_s=0.0 if i % 4 == 0 else idle[i],
-            turns=5,
             context_tokens=held[i],
+            turns=5,
+            idle_since_s=None if i % 4 == 0 else _NOW_S - idle[i],
+            first_tokens=held[i] // 2,
+            history=ProgramHistory(5, 1_000, held[i] // 2, 20.0, 4, 10.0, (("bash", 5),)),
         )
         for i in range(size)
     ]
     admitted, waiting = programs[: size // 2], programs[size // 2 :]
-    full = max(1, int(sum(p.footprint_tokens for p in admitted) / 0.95))
+    full = max(1, int(sum(policy.footprint_tokens(p) for p in admitted) / 0.95))
     referenced = sum(p.context_tokens for p in admitted if p.in_flight)
     pool = PoolView(full, 0, referenced, tools=ToolsView(slots=16, active=8, queued=0, wait_s=0.0))
     # A policy may measure what goes on between two decisions; a frozen clock would hide what that costs.

@@ -7,6 +7,7 @@ collector runs as it does in a server, because what is allocated has to be paid 
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -53,15 +54,23 @@ class Contender:
 
 def measure(contenders: Mapping[Key, Contender], effort: Effort) -> dict[Key, list[float]]:
     """Microseconds of CPU time per thing done, one mean per round."""
+    return {
+        key: [statistics.fmean(calls) for calls in rounds] for key, rounds in measure_calls(contenders, effort).items()
+    }
+
+
+def measure_calls(contenders: Mapping[Key, Contender], effort: Effort) -> dict[Key, list[list[float]]]:
+    """Microseconds of CPU time per thing done: of each call of a round where calls are timed by themselves, else the
+    round's mean."""
     gc.collect()
     calls = {key: contender.calls or _calls(contender, effort.round_s) for key, contender in contenders.items()}
-    taken: dict[Key, list[float]] = {key: [] for key in contenders}
+    taken: dict[Key, list[list[float]]] = {key: [] for key in contenders}
     order = list(contenders)
     for index in range(effort.rounds):
         # Forth and back: nobody always runs behind the same other.
         for key in order if index % 2 else order[::-1]:
             contender = contenders[key]
-            taken[key].append(_block(contender, calls[key]) / (calls[key] * contender.items) * 1e6)
+            taken[key].append([s / contender.items * 1e6 for s in _block(contender, calls[key])])
     return taken
 
 
@@ -74,24 +83,25 @@ def _calls(contender: Contender, round_s: float) -> int:
     """How many make a round. The calls it takes to know are the warm-up."""
     began = time.thread_time()
     _block(contender, 1)
-    once_s = _block(contender, 1)
+    (once_s,) = _block(contender, 1)
     if time.thread_time() - began > 2 * LONG_S:
         return 1
     wanted = min(_MOST_CALLS, int(round_s / max(once_s, 1e-7)) + 1)
     return -(-wanted // contender.cycle) * contender.cycle
 
 
-def _block(contender: Contender, calls: int) -> float:
+def _block(contender: Contender, calls: int) -> list[float]:
+    """CPU seconds of each call, or their mean where they are timed together."""
     run, restore, clock = contender.run, contender.restore, time.thread_time
     if restore is None:
         began = clock()
         for _ in range(calls):
             run()
-        return clock() - began
-    total = 0.0
+        return [(clock() - began) / calls]
+    taken: list[float] = []
     for _ in range(calls):
         began = clock()
         run()
-        total += clock() - began
+        taken.append(clock() - began)
         restore()
-    return total
+    return taken

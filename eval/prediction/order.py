@@ -75,14 +75,14 @@ def steps(programs: Sequence[Program], rate: float, seed: int, *, ends_said: boo
             push(start_s + pause.seconds, program, turn, pause, len(LOOKS_S))
 
     for index, program in enumerate(programs):
-        push(float(arrivals[index]) + _generation_s(program, 0), index, 0)
+        push(float(arrivals[index]) + generation_s(program, 0), index, 0)
     while heap:
         at_s, _, index, number, pause, look = heapq.heappop(heap)
         program = programs[index]
         turn, last = program.turns[number], number + 1 == len(program.turns)
         if pause is None:
             if turn.tool_s is None and not last:
-                push(at_s + _generation_s(program, number + 1), index, number + 1)
+                push(at_s + generation_s(program, number + 1), index, number + 1)
             elif turn.tool_s is not None or not ends_said:
                 seconds = math.inf if last or turn.tool_s is None else turn.tool_s
                 pause = Pause(started, _key(program, turn.tool), seconds, turn.in_tokens + turn.out_tokens)
@@ -95,10 +95,11 @@ def steps(programs: Sequence[Program], rate: float, seed: int, *, ends_said: boo
         else:
             yield Step(at_s, What.END, pause, pause.seconds)
             if not last:
-                push(at_s + _generation_s(program, number + 1), index, number + 1)
+                push(at_s + generation_s(program, number + 1), index, number + 1)
 
 
-def _generation_s(program: Program, turn: int) -> float:
+def generation_s(program: Program, turn: int) -> float:
+    """Seconds that the answer of a turn took where the workload was recorded."""
     return _GENERATION_S + _GENERATION_S_PER_TOKEN * program.turns[turn].out_tokens
 
 

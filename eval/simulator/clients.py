@@ -113,6 +113,7 @@ class Clients:
 
     def _ask(self, client: _Client) -> None:
         request = client.ask(self._agenda.now, self._client_s / _CLIENT_TOKENS)
+        request.tool = client.program.turns[request.number].tool
         request.last = self._says_over and request.number + 1 == len(client.program.turns)
         self._say("ask", request.program, request.number, request.prompt_tokens)
         self._agenda.at(request.arrived_s, lambda: self._submit(request))

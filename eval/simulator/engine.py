@@ -79,6 +79,10 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._running or self._waiting.turns or self._chunked)
 
+    def resident_tokens(self, program: str) -> int | None:
+        """Of its context, what is cached; None under a policy of SGLang's, which does not say."""
+        return None if self._retention is None else self._retention.tokens(program)
+
     # -- turns come and go -----------------------------------------------------------------------
 
     def receive(self, request: Request, paused: frozenset[str]) -> None:

@@ -43,6 +43,7 @@ class Request:
         "retractions",
         "scheduled_upto",
         "text",
+        "tool",
         "turn_id",
         "view",
     )  # fmt: skip
@@ -66,6 +67,8 @@ class Request:
         """A node that the text is known to run through."""
         self.continuation = False
         self.pause_s: float | None = None
+        self.tool: str | None = None
+        """What its answer calls."""
         self.queued_s = 0.0
         self.queue_mark = 0
         """Tokens that the engine had prefilled when this was queued."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval.ablations import ADMISSION_ABLATIONS, TURN_ABLATIONS
@@ -23,7 +23,7 @@ from eval.workload.program import Program
 from mars_sglang.config import ADMISSION_OFF
 from mars_sglang.core import policy as registry
 from mars_sglang.core.cost_model import CostModel, Profile
-from mars_sglang.core.gate import Gate
+from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import AdmissionPolicy, TurnPolicy
 
 #: Tokens of the pool, and of the model's longest sequence, that SGLang keeps back from one request.
@@ -61,6 +61,7 @@ def simulate(
     client_s: float = CLIENT_S,
     turn_policy: TurnPolicy | None = None,
     admission_policy: AdmissionPolicy | None = None,
+    tenants: Mapping[str, str] | None = None,
 ) -> Simulated:
     """Run ``programs`` to their end in virtual time. Equal arguments give equal results, and equal logs.
 
@@ -76,13 +77,14 @@ def simulate(
         log: gets a tuple per event, by time: time, kind, program, turn (None where there is none), figures.
         turn_policy: an object to use instead of the one that ``setup`` names.
         admission_policy: likewise; it works also where ``setup`` has admission off.
+        tenants: whose each program is, by its id; one without an entry is of the tenant without a key.
 
     Raises:
         ValueError: two programs of one id, a program that can never fit, or a setup that is not modelled.
     """
     simulation = Simulation(
         programs, arrivals, setup, profile, seed, tool_slots, max_pause_s, tool_names, says_over, log, client_s,
-        turn_policy or _turn_policy(setup), admission_policy or _admission_policy(setup),
+        turn_policy or _turn_policy(setup), admission_policy or _admission_policy(setup), tenants,
     )  # fmt: skip
     while simulation.step():
         pass
@@ -96,6 +98,7 @@ class Simulation:
         self, programs: Sequence[Program], arrivals: Arrivals, setup: Setup, profile: Profile, seed: int,
         tool_slots: int | None, max_pause_s: float, tool_names: bool, says_over: bool, log: list | None,
         client_s: float, turn_policy: TurnPolicy, admission_policy: AdmissionPolicy | None,
+        tenants: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         cost = CostModel(profile)
         _check(programs, profile, cost, setup)
@@ -120,8 +123,12 @@ class Simulation:
             self._say(agenda.now, kind, program, None, *figures)
 
         capacity = cost.kv_capacity_tokens
-        gate = None if admission_policy is None else Gate(admission_policy, capacity, host_tokens=host_tokens)
-        door = Door(gate, engine, self._tools, agenda, say)
+        gate = None if admission_policy is None else Gate(admission_policy, PoolFacts(capacity, host_tokens))
+        if gate is not None:
+            # What an engine learns of itself within its first prompts.
+            gate.prefill_token_s = cost.prefill_s(_PRICED_TOKENS, 0) / _PRICED_TOKENS
+            gate.load_token_s = cost.host_transfer_s(_PRICED_TOKENS) / _PRICED_TOKENS
+        door = Door(gate, engine, self._tools, agenda, say, tenants or {})
         self._clients = Clients(
             programs, arrivals, seed, max_pause_s, says_over, client_s, self.cache.root, self._tools, agenda, say,
             submit=door.submit, ended=door.ended, tool_known=engine.tool_known if tool_names else None,
@@ -162,6 +169,9 @@ class Simulation:
         if self._log is not None:
             self._log.append((time_s, kind, program, turn, *figures))
 
+
+#: Prefill and load of a prompt this long tell the price of a token.
+_PRICED_TOKENS = 10_000
 
 _COUNTED = ("prefill_tokens", "gpu_busy_s", "host_loaded_tokens", "passes", "steps")
 

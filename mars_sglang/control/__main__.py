@@ -1,12 +1,14 @@
 """``python -m mars_sglang.control``: see ``docs/events.md``."""
 
 import argparse
+import gc
 import logging
 import signal
 import sys
 from collections.abc import Sequence
 
 from mars_sglang import parent
+from mars_sglang.control.admission import AdmissionConsumer
 from mars_sglang.control.learned import Learned
 from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.process import AddressTaken, Control
@@ -15,6 +17,9 @@ from mars_sglang.stream.keys import Keys, KeysError
 from mars_sglang.stream.recording import RecordingError
 
 logger = logging.getLogger("mars_sglang.control")
+
+#: Collections of the middle generation before a full one.
+_RARELY = 100_000
 
 FAILED, WRONG_ARGUMENTS, TAKEN = 1, 2, 3
 
@@ -40,13 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         keys = Keys.load(options.keys) if options.keys else None
         learned = Learned(options.predictions)
         consumer = PauseConsumer(learned.load())
-        control = Control(address, keys=keys, record=options.record, consumers=[consumer])
+        control = Control(address, keys=keys, record=options.record, consumers=[consumer, AdmissionConsumer()])
     except AddressTaken as error:
         logger.error("%s; it is left alone", error)
         return TAKEN
     except (AddressError, KeysError, RecordingError, OSError) as error:
         logger.error("%s", error)
         return WRONG_ARGUMENTS
+    # Tables without cycles: a full collection finds nothing in them, and holds everybody up for 50 to 300 ms.
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], _RARELY)
     logger.info("serving %s, epoch %d%s", address.text, control.epoch, _recording_to(options.record))
     try:
         control.run(lambda: learned.save_sometimes(consumer.predictor) or bool(stopped) or parent_gone())

@@ -1,8 +1,7 @@
 """``mars-sglang replay``: decide again what a recording says was decided, and compare byte for byte.
 
-Two kinds of decisions follow from the stream alone: those of each server's admission gate, and
-those that the control process's own consumers said. Both are made again by the same objects
-from the recorded inputs in the recorded order at the recorded times.
+What the control process's consumers said, its gates' tickets among it, follows from the stream alone. It is said
+again by the same objects from the recorded inputs in the recorded order at the recorded times.
 """
 
 import argparse
@@ -15,12 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mars_sglang import __version__
-from mars_sglang.control.gate_replay import Answers, GateReplay
+from mars_sglang.control.admission import AdmissionConsumer
 from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.sequencer import Consumer, Sequencer
 from mars_sglang.control.state import STALE_S
-from mars_sglang.stream.codec import Malformed, decode_envelope, kind_of
-from mars_sglang.stream.events import Event, Heartbeat, SourceStopped
+from mars_sglang.stream.codec import kind_of
+from mars_sglang.stream.events import Event, Heartbeat
 from mars_sglang.stream.recording import Recorded, Recording, RecordingError, Session
 
 SAME, DIFFERENT, UNUSABLE = 0, 1, 2
@@ -30,6 +29,10 @@ _MAX_SHOWN = 8
 
 Consumers = Callable[[Session], Sequence[Consumer]]
 """The deciders of a control process as its session's settings made them, new and knowing nothing."""
+
+
+def _consumers(session: Session) -> Sequence[Consumer]:
+    return [PauseConsumer(), AdmissionConsumer()]
 
 
 class Decision(NamedTuple):
@@ -55,15 +58,12 @@ class Replay:
     Memory grows with the programs of the recording, not with its length.
 
     Raises, while iterated:
-        RecordingError: the file is damaged, or holds what this version cannot decide.
+        RecordingError: the file is damaged.
     """
 
     def __init__(self, recording: Recording, consumers: Consumers = lambda session: ()):
         self._recording = recording
         self._consumers = consumers
-        self._gates: dict[str, GateReplay | None] = {}
-        """By server; None: the comparison is over."""
-        self._numbers: dict[str, int] = {}
         self.sessions: list[Session] = []
         self.messages = 0
         self.programs: set[str] = set()
@@ -83,7 +83,6 @@ class Replay:
                 continue
             self._count(record)
             yield from control.hear(record)
-            yield from self._hear_server(record)
         if control is not None:
             yield from control.end()
         if self._recording.truncated:
@@ -95,34 +94,6 @@ class Replay:
         self.last_s = record.at_s
         if record.event is not None and record.event.program is not None:
             self.programs.add(record.event.program)
-
-    def _hear_server(self, record: Recorded) -> Iterator[Decision]:
-        try:
-            sender = record.event or decode_envelope(record.payload)
-        except Malformed:
-            return
-        source, number = sender.source, sender.source_seq
-        # Without a number it is the control process's word for a server that vanished.
-        if not source.startswith("server:") or number == 0:
-            return
-        expected = self._numbers.get(source, 0) + 1
-        self._numbers[source] = number
-        gate = self._gates.setdefault(source, GateReplay())
-        if gate is None:
-            return
-        if number != expected:
-            self._gates[source] = None
-            lost = "ran before the recording began" if expected == 1 else f"{number - expected} of its events are lost"
-            self.notes.append(f"{_where(record)}: {source}: {lost}; what its gate decided from here is not compared")
-            return
-        try:
-            answers = gate.hear(record.event) if record.event is not None else None
-        except ValueError as error:
-            raise RecordingError(f"{_where(record)}: the gate of {source} cannot be made again: {error}") from error
-        if answers is not None:
-            yield _decision(source, record, answers)
-        if isinstance(record.event, SourceStopped):
-            del self._gates[source], self._numbers[source]
 
 
 class _ControlReplay:
@@ -170,11 +141,8 @@ class _ControlReplay:
 
     def _compare(self) -> Iterator[Decision]:
         if self._recorded or self._replayed:
-            yield _decision(self._source, self._cause, Answers(tuple(self._recorded), tuple(self._replayed)))
-
-
-def _decision(decider: str, record: Recorded, answers: Answers) -> Decision:
-    return Decision(decider, record.seq, record.at_s, answers.recorded, answers.replayed)
+            recorded, replayed = tuple(self._recorded), tuple(self._replayed)
+            yield Decision(self._source, self._cause.seq, self._cause.at_s, recorded, replayed)
 
 
 def _plain(event: Event) -> dict[str, Any]:
@@ -192,7 +160,7 @@ def _where(record: Recorded) -> str:
     return f"message {record.seq} of epoch {record.epoch}, at {record.at_s:.3f} s"
 
 
-def main(argv: Sequence[str] | None = None, consumers: Consumers = lambda session: [PauseConsumer()]) -> int:
+def main(argv: Sequence[str] | None = None, consumers: Consumers = _consumers) -> int:
     """The exit status: 0 where all decisions are the same, 1 where one differs, 2 for what cannot be replayed."""
     parser = argparse.ArgumentParser(
         prog="mars-sglang replay", description="Decide again what a recording says was decided, and compare."

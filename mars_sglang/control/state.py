@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from mars_sglang.control.tellings import Tellings
 from mars_sglang.stream.events import (
     AdmissionTicket,
-    AdmissionWindow,
     Event,
     ExecutorLoad,
     FirstToken,
@@ -37,8 +37,6 @@ MAX_PROGRAMS = 100_000
 MAX_TOOL_CALLS = 10_000
 MAX_EXECUTORS = 256
 MAX_SOURCES = 1024
-#: Parts of one SourceState (100,000 short programs), and sources that tell theirs at a time.
-MAX_PARTS, MAX_TELLING = 256, 8
 #: Turns of one program that run at a time, and tools of one turn, as far as they are followed.
 MAX_TURNS, MAX_TOOLS = 64, 4
 #: Age from which an executor's load says nothing about now: 20 reports of a sidecar.
@@ -47,7 +45,7 @@ STALE_S = 2.0
 _MAX_COUNT = 2**62
 
 #: What a ticket makes of a program; one that was released waits for nothing and holds no place.
-_ADMISSION = {"admitted": "admitted", "resumed": "admitted", "paused": "paused"}
+_ADMISSION = {"waiting": "waiting", "admitted": "admitted", "resumed": "admitted", "paused": "paused"}
 
 
 class Program:
@@ -63,6 +61,7 @@ class Program:
         "running",
         "since_s",
         "source",
+        "tenant",
         "tools",
         "turns",
     )
@@ -79,6 +78,7 @@ class Program:
         self.parent: str | None = None
         self.recognised_by: str | None = None
         self.tools: tuple[ToolUse, ...] = ()
+        self.tenant = ""
 
     @property
     def phase(self) -> str:
@@ -103,8 +103,7 @@ class State:
         self._stale_s = stale_s
         # Who told of programs or contexts: a source that only ran a tool stops without a look at every program.
         self._speakers: OrderedDict[str, None] = OrderedDict()
-        self._gated: OrderedDict[str, None] = OrderedDict()
-        self._telling: OrderedDict[str, list[SourceState]] = OrderedDict()
+        self._tellings = Tellings()
 
     def apply(self, event: Event, at_s: float) -> None:
         """Take in the next event of the order."""
@@ -151,6 +150,7 @@ class State:
             parent=known.parent,
             recognised_by=known.recognised_by,
             tools=known.tools,
+            tenant=known.tenant,
         )
 
     # -- GPU plane --------------------------------------------------------------------------
@@ -166,14 +166,15 @@ class State:
             self.programs.move_to_end(event.program)
         if not known.running:
             known.since_s = at_s
-            known.held = event.gated and known.admission != "admitted" and event.source in self._gated
-            if known.held and known.admission is None:
+            known.held = event.held
+            if known.held and known.admission != "paused":
                 known.admission = "waiting"
         known.source = event.source
         known.running = (*known.running[-MAX_TURNS + 1 :], event.turn)
         known.turns = _count(event.number)
         known.context_tokens = _count(event.prompt_tokens)
         known.parent = event.parent or known.parent
+        known.tenant = event.tenant or known.tenant
         known.recognised_by = event.recognised_by or known.recognised_by
 
     def _first_token(self, event: FirstToken, at_s: float) -> None:
@@ -247,11 +248,7 @@ class State:
 
     # -- control plane ----------------------------------------------------------------------
 
-    def _admission_window(self, event: AdmissionWindow, at_s: float) -> None:
-        _put(self._gated, event.source, None, MAX_SOURCES)
-
     def _admission_ticket(self, event: AdmissionTicket, at_s: float) -> None:
-        _put(self._gated, event.source, None, MAX_SOURCES)
         known = self._heard_of(event.program)
         if known is None:
             return
@@ -266,18 +263,9 @@ class State:
     # -- sync -------------------------------------------------------------------------------
 
     def _source_state(self, event: SourceState, at_s: float) -> None:
-        parts = self._telling.setdefault(event.source, [])
-        if event.part == 0:
-            parts.clear()
-        if event.part != len(parts) or event.part >= MAX_PARTS:
-            del self._telling[event.source]
+        parts = self._tellings.hear(event)
+        if parts is None:
             return
-        parts.append(event)
-        if not event.done:
-            while len(self._telling) > MAX_TELLING:
-                self._telling.popitem(last=False)
-            return
-        del self._telling[event.source]
         if event.role == "server":
             self._server_told(event.source, parts)
         elif event.role == "engine":
@@ -299,8 +287,9 @@ class State:
             known.recognised_by = told.recognised_by
             known.tools = told.tools[:MAX_TOOLS]
             known.held = told.phase == "held"
+            known.tenant = told.tenant
             if told.phase != "acting":
-                known.running = (None,)
+                known.running = tuple(turn.turn for turn in told.under_way[-MAX_TURNS:]) or (None,)
             _put(self.programs, told.program, known, MAX_PROGRAMS)
 
     def _engine_told(self, source: str, parts: list[SourceState]) -> None:
@@ -329,8 +318,7 @@ class State:
             del self.tool_calls[key]
         for name in [name for name, (load, _) in self.executors.items() if load.source == source]:
             del self.executors[name]
-        self._gated.pop(source, None)
-        self._telling.pop(source, None)
+        self._tellings.forget(source)
 
 
 def _put(table: OrderedDict, key: Any, value: Any, limit: int) -> Any:
@@ -362,7 +350,6 @@ _STEPS = {
     ToolEnded: State._tool_over,
     ToolFailed: State._tool_over,
     ExecutorLoad: State._executor_load,
-    AdmissionWindow: State._admission_window,
     AdmissionTicket: State._admission_ticket,
     ProgramEnded: State._program_ended,
     SourceState: State._source_state,

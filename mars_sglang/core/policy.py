@@ -117,11 +117,9 @@ class BaseTurnPolicy:
 
 
 class AdmissionPolicy(Protocol):
-    """Which programs may start. Called by the gate on every event and once a second."""
+    """Which programs may start. Called by the gate on every event and, while something waits, once a second."""
 
     name: str
-    every_event: bool
-    """Whether :meth:`decide` is wanted on every event, also where nothing waits and nothing is too full."""
 
     def decide(
         self,
@@ -132,22 +130,32 @@ class AdmissionPolicy(Protocol):
     ) -> AdmissionDecision:
         """Programs to pause (admitted, nothing in flight) and to admit (waiting)."""
 
-    def observe_pause(self, seconds: float) -> None:
+    def footprint_tokens(self, program: ProgramView) -> int:
+        """KV that the policy counts for a program."""
+
+    def observe_pause(self, program: ProgramView, seconds: float) -> None:
         """Learn from a tool pause that ended: the program was silent for ``seconds``."""
 
     def observe_turn(self, turn: TurnOutcome, now_s: float) -> None:
         """Learn from a turn that was answered."""
 
+    def observe_over(self, program: ProgramView, said: bool, now_s: float) -> None:
+        """Learn from a program that is over: its client ``said`` so, or it was silent for too long."""
+
 
 class BaseAdmissionPolicy:
-    """Learns nothing, and is asked when something waits or the pool is too full."""
+    """Learns nothing, and counts what a program holds now."""
 
-    every_event = False
+    def footprint_tokens(self, program: ProgramView) -> int:
+        return program.context_tokens
 
-    def observe_pause(self, seconds: float) -> None:
+    def observe_pause(self, program: ProgramView, seconds: float) -> None:
         pass
 
     def observe_turn(self, turn: TurnOutcome, now_s: float) -> None:
+        pass
+
+    def observe_over(self, program: ProgramView, said: bool, now_s: float) -> None:
         pass
 
 
@@ -169,7 +177,8 @@ def register_admission_policy(factory: Callable[[], AdmissionPolicy]) -> Callabl
 
     A policy with a parameter has a class attribute ``argument`` (what the parameter is called,
     ``"N"``) and a class method ``from_text(text)`` that makes it, or raises a ValueError; it is
-    asked for as ``name:text``, and such a policy's own ``name`` says that again.
+    asked for as ``name:text``, and such a policy's own ``name`` says that again. With ``optional`` true
+    the bare name is accepted too.
 
     Raises:
         ValueError: the name is taken.
@@ -205,6 +214,17 @@ def admission_policy_names() -> list[str]:
     return _names(_loaded(_ADMISSION_POLICIES))
 
 
+def is_admission_policy(name: str | None) -> bool:
+    """Whether :func:`admission_policy` takes this name."""
+    if name is None:
+        return False
+    try:
+        admission_policy(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _register(registry, kind, factory):
     name = factory.name
     if name in registry:
@@ -218,6 +238,7 @@ def _loaded(registry):
     import mars_sglang.core.admission.aimd
     import mars_sglang.core.admission.concur
     import mars_sglang.core.admission.footprint
+    import mars_sglang.core.admission.mars
     import mars_sglang.core.admission.thunder
     import mars_sglang.core.admission.window
     import mars_sglang.core.policies.autellix
@@ -231,7 +252,13 @@ def _loaded(registry):
 
 
 def _names(registry):
-    return sorted(f"{name}:{f.argument}" if hasattr(f, "argument") else name for name, f in registry.items())
+    return sorted(_form(name, factory) for name, factory in registry.items())
+
+
+def _form(name, factory):
+    if not hasattr(factory, "argument"):
+        return name
+    return f"{name}[:{factory.argument}]" if getattr(factory, "optional", False) else f"{name}:{factory.argument}"
 
 
 def _create(registry, kind, asked):
@@ -240,4 +267,6 @@ def _create(registry, kind, asked):
     takes_text = hasattr(factory, "argument")
     if factory is None or (colon and not takes_text):
         raise ValueError(f"unknown {kind} policy {asked!r}; known: {', '.join(_names(registry))}")
-    return factory.from_text(text) if takes_text else factory()
+    if takes_text and not (getattr(factory, "optional", False) and not colon):
+        return factory.from_text(text)
+    return factory()

@@ -5,8 +5,8 @@ policy object decides alike in all three. Times are seconds of :mod:`mars_sglang
 sizes are tokens of KV.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -148,9 +148,9 @@ class ProgramOver(NamedTuple):
 TurnEvent = TurnArrived | TurnStarted | TurnEnded | ToolKnown | ProgramOver
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramView:
-    """A program as admission control sees it."""
+class ProgramView(NamedTuple):
+    """A program as admission control sees it. It changes with the program's events and not with time, so the gate makes
+    one per event and not one per decision."""
 
     program: str
     arrived_s: float
@@ -159,21 +159,51 @@ class ProgramView:
     """When its oldest held turn reached the gate; None when nothing of it is held."""
     in_flight: int
     """Turns that passed the gate and have not ended."""
-    footprint_tokens: int
-    """KV it holds or is about to: current context, the held turn's prompt, growth ahead."""
-    idle_s: float
-    """Since its last turn ended, while nothing is in flight; 0 otherwise."""
-    turns: int
-    passed_over: int = 0
-    """How many programs that came later were admitted before it while it waited."""
-    context_tokens: int = 0
+    context_tokens: int
     """KV that it holds or asks for now, without growth: its last context, or its present turns' prompts."""
+    turns: int
+    """Turns that ended."""
+    idle_since_s: float | None = None
+    """When its last turn ended, while nothing of it is in flight; None while something is, and before the first."""
     paused: bool = False
     """It was admitted before, and gave up its place inside a tool."""
+    tenant: str = ""
+    """Whose it is; empty for the one without a key."""
+    shared_tokens: int = 0
+    """Of its context, what the cache held before its first turn: a prefix that others have too."""
+    resident_tokens: int | None = None
+    """Of its context, what the engine says to be cached still; None where the engine does not say."""
+    first_tokens: int = 0
+    """Prompt of its first turn."""
+    history: "ProgramHistory | None" = None
+    """Sums over its turns; None before the first ended."""
+    remaining_turns: float | None = None
+    """Turns to come, as its client said; None where it did not."""
+
+    def idle_s(self, now_s: float) -> float:
+        """Since its last turn ended, while nothing is in flight; 0 otherwise."""
+        return 0.0 if self.idle_since_s is None else max(0.0, now_s - self.idle_since_s)
+
+
+class ProgramHistory(NamedTuple):
+    """Sums over the turns of a program that ended."""
+
+    turns: int
+    output_tokens: int
+    grown_tokens: int
+    """Growth of its context, from its first turn's end to its last one's."""
+    busy_s: float
+    """From passing the gate to the last token."""
+    pauses: int
+    """Pauses that ended."""
+    paused_s: float
+    """How long those were, without a wait at the gate."""
+    tools: tuple[tuple[str, int], ...] = ()
+    """Turns that ended in a call of each tool or shell command, by name; ``human`` for those that called none."""
 
 
 class ToolsView(NamedTuple):
-    """The executors of tools, all hosts together."""
+    """The executors of tools, all hosts together; those of which nothing new is heard are only counted."""
 
     slots: int
     """Tools that run at a time, at most; 0 where nobody said."""
@@ -183,6 +213,17 @@ class ToolsView(NamedTuple):
     """Tools that wait for a slot."""
     wait_s: float
     """How long a tool waits for its slot, lately."""
+    cpu_pressure: float | None = None
+    """Share of the last 10 s in which some task waited for a core or was throttled, 0 to 1, on the host where that is
+    most; None where none tells."""
+    memory_pressure: float | None = None
+    """The same of tasks that waited for memory."""
+    memory_used_share: float | None = None
+    """Memory in use, of what may be used, on the host nearest to its limit; page cache may count as used."""
+    hosts: int = 1
+    """How many there are, with those of which nothing new is heard."""
+    stale: int = 0
+    """Of these, of how many nothing new is heard: how busy they are now is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +237,12 @@ class PoolView:
     """KV that turns in flight hold or ask for, anonymous ones included; programs inside a tool add nothing."""
     host_tokens: int = 0
     """KV tokens of a host tier; 0 where there is none."""
+    host_copies: bool = True
+    """Whether the host tier holds copies of what the GPU holds (SGLang's write-through, its default)."""
+    prefill_token_s: float | None = None
+    """Seconds of the engine to prefill a token, as the engine learned it; None where it does not say."""
+    load_token_s: float | None = None
+    """Seconds to load a token from the host tier, likewise."""
     tools: ToolsView | None = None
     """None where no host of tools reports."""
 
@@ -211,6 +258,10 @@ class TurnOutcome(NamedTuple):
     """Of the prompt, in the program's context when its last turn ended: what a cache that forgets nothing would
     have found, shared prefixes aside."""
     output_tokens: int
+    grown_tokens: int | None
+    """Growth of the context by this turn; None for a first one."""
+    passed_s: float
+    """When it passed the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +272,5 @@ class AdmissionDecision:
     """Admitted programs inside a tool that give up their place."""
     admit: tuple[str, ...] = ()
     """Waiting programs that may start or resume."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why, in a few words, by program; for people. A program that is not named says nothing."""

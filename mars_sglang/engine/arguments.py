@@ -11,8 +11,10 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from mars_sglang.config import (
     ADMISSION_OFF,
+    DEFAULT_MAX_WAITING,
     NATIVE_UNDER_MARS,
     NATIVE_UNDER_PRIORITIES,
+    OBJECTIVES,
     OPTIONS,
     RADIX_CACHE_BACKEND,
     ConfigError,
@@ -70,6 +72,22 @@ def _add_cli_args(original: Callable, parser: argparse.ArgumentParser) -> None:
         help="Recognise the program of a request without an id by what it continues. Default: on.",
     )
     group.add_argument("--mars-identity", metavar="FILE", help="TOML file with more places where ids stand.")
+    group.add_argument(
+        "--mars-objective",
+        metavar="NAME",
+        help=f"What --mars-admission mars makes short: {', '.join(OBJECTIVES)} (default: balanced).",
+    )
+    group.add_argument(
+        "--mars-max-admission-wait",
+        metavar="SECONDS",
+        help="A turn that waited so long for admission is answered 503 with Retry-After. Default: no limit.",
+    )
+    group.add_argument(
+        "--mars-max-waiting",
+        metavar="N",
+        help=f"Turns that may wait for admission at a time; one more is answered 429. Default: {DEFAULT_MAX_WAITING}.",
+    )
+    group.add_argument("--mars-tenants", metavar="FILE", help="TOML file with the weights of tenants.")
 
 
 def _native_action(parser: argparse.ArgumentParser) -> argparse.Action:

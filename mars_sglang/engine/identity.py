@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mars_sglang.engine.identity_sources import ID_LEVELS, SHIPPED, Source, Sources
+from mars_sglang.engine.refusals import RequestRefused
 from mars_sglang.stream.tenant import scoped
+from mars_sglang.tenants import TENANT_HEADER, tenant_of
 
 MAX_ID_CHARACTERS = 256
 
@@ -25,10 +27,8 @@ _MAX_NUMBER = 2**31 - 1
 _NESTED = "extra_body"
 
 
-class IdentityError(ValueError):
-    """A request whose ids cannot be used; SGLang answers a ValueError with HTTP 400."""
-
-    status_code = 400
+class IdentityError(RequestRefused):
+    """A request whose ids cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,10 @@ class Identity:
     expected_output_tokens: int | None = None
     priority: int | None = None
     """A higher number is more urgent."""
+    remaining_turns: int | None = None
+    """Turns of the program after this one, as the client expects."""
+    tenant: str = ""
+    """Whose it is where shares are given out; empty for the one without a key or a name."""
     gated: bool = True
     """Whether it is scheduled as a program's; a first turn that may be of a mere chat is not."""
 
@@ -68,13 +72,15 @@ def identify(body: Mapping[str, Any], headers: Mapping[str, str], sources: Sourc
     """
     sources = sources or SHIPPED
     found: list[tuple[int, Source, Any]] = []
-    authorization = api_key = None
+    authorization = api_key = named = None
     for name, value in headers.items():
         name = name.lower()
         if name == "authorization":
             authorization = authorization or value
         elif name == "x-api-key":
             api_key = api_key or value
+        elif name == TENANT_HEADER:
+            named = value
         # Proxies forward a header that was not there as an empty one.
         elif value and (known := sources.header(name)) is not None:
             found.append((*known, value))
@@ -82,8 +88,9 @@ def identify(body: Mapping[str, Any], headers: Mapping[str, str], sources: Sourc
     if isinstance(nested := body.get(_NESTED), Mapping):
         _walk(sources.body, nested, found)
     tenant = authorization or api_key
+    owner = tenant_of(tenant, named)
     if not found:
-        return Identity(None, group=scoped("", tenant))
+        return Identity(None, group=scoped("", tenant), tenant=owner)
     found.sort(key=_rank)
 
     said: dict[str, tuple[str, Any]] = {}
@@ -116,7 +123,9 @@ def identify(body: Mapping[str, Any], headers: Mapping[str, str], sources: Sourc
         tool=hint("tool"),
         next_tool=hint("next_tool"),
         expected_output_tokens=hint("expected_output_tokens"),
+        remaining_turns=hint("remaining_turns"),
         priority=hint("priority"),
+        tenant=owner,
     )
 
 
@@ -191,6 +200,11 @@ def _number(value: Any) -> int | None:
     return value if type(value) is int and abs(value) <= _MAX_NUMBER else None
 
 
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return number if number is not None and number >= 0 else None
+
+
 def _tokens(value: Any) -> int | None:
     number = _number(value)
     return number if number is not None and number > 0 else None
@@ -203,5 +217,6 @@ _HINTS = {
     "tool": _text,
     "next_tool": _text,
     "expected_output_tokens": _tokens,
+    "remaining_turns": _count,
     "priority": _number,
 }

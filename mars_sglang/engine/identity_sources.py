@@ -9,7 +9,7 @@ from typing import Any
 #: Levels whose values are ids: a bad one is an error.
 ID_LEVELS = ("program", "child", "root", "parent")
 #: Levels whose values are hints: a bad one is as good as none.
-HINT_LEVELS = ("hint", "group", "last", "tool", "next_tool", "expected_output_tokens", "priority")
+HINT_LEVELS = ("hint", "group", "last", "tool", "next_tool", "expected_output_tokens", "remaining_turns", "priority")
 LEVELS = ID_LEVELS + HINT_LEVELS
 
 

@@ -1,4 +1,4 @@
-"""How long this engine's prefill steps take."""
+"""How long this engine's prefill steps take, and how much longer loads from the host tier make them."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,6 +8,9 @@ from mars_sglang.core.prefill_price import PrefillPrice
 
 #: Steps with fewer new tokens say more about launches than about tokens.
 LEAST_TOKENS = 256
+
+#: Weight of the newest load in the mean.
+LOAD_WEIGHT = 0.1
 
 #: Launched and without a result: two with overlapped scheduling, one per stage of a pipeline.
 _MAX_LAUNCHED = 64
@@ -26,6 +29,9 @@ class PrefillMeter:
         self._launched: deque[float] = deque(maxlen=_MAX_LAUNCHED)
         self._ended_s = float("-inf")
         self.price = PrefillPrice()
+        self.load_token_s: float | None = None
+        """Seconds that a token loaded from the host tier adds to a step: the link's time beyond that of the computation
+        above it. None until one was loaded."""
 
     def began(self) -> None:
         """A batch is about to run. Results come in the order of launches."""
@@ -38,5 +44,14 @@ class PrefillMeter:
         self._ended_s = now_s
         if batch.forward_mode.is_extend():
             rows = list(zip(batch.extend_lens, batch.prefix_lens, strict=True))
-            if sum(extend for extend, _ in rows) >= LEAST_TOKENS:
+            loaded = sum(req.materialized_host_hit_len() for req in batch.reqs)
+            if loaded >= LEAST_TOKENS:
+                self._learn_load(rows, loaded, now_s - began_s)
+            elif not loaded and sum(extend for extend, _ in rows) >= LEAST_TOKENS:
                 self.price = self.price.learned(rows, now_s - began_s)
+
+    def _learn_load(self, rows: list[tuple[int, int]], loaded_tokens: int, seconds: float) -> None:
+        expected_s = sum(self.price.seconds(extend, prefix) for extend, prefix in rows)
+        added_s = max(0.0, seconds - expected_s) / loaded_tokens
+        known_s = added_s if self.load_token_s is None else self.load_token_s
+        self.load_token_s = known_s + LOAD_WEIGHT * (added_s - known_s)

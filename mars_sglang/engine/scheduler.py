@@ -81,7 +81,7 @@ class MarsScheduler(Scheduler):
             # Opened here for this runs on the one rank that has a part in the stream.
             wanted, self._mars_stream_wanted = self._mars_stream_wanted, None
             self._mars_stream = open_engine_stream(wanted, self.mars_book, self.tree_cache)
-        if self._mars_stream is not None and (news := self._mars_stream.poll()):
+        if self._mars_stream is not None and (news := self._mars_stream.poll(self._mars_steps)):
             local.append(StreamNews(news))
         return local
 
@@ -198,8 +198,18 @@ class MarsScheduler(Scheduler):
 
     def get_init_info(self):
         return super().get_init_info() | {
-            "mars": {"version": __version__, "turn_policy": self.mars_book.policy.name, "pid": os.getpid()}
+            "mars": {
+                "version": __version__,
+                "turn_policy": self.mars_book.policy.name,
+                "pid": os.getpid(),
+                "host_tokens": self._host_tokens(),
+            }
         }
+
+    def _host_tokens(self) -> int | None:
+        """KV tokens of the host tier; 0 where there is none, None where it has no one size."""
+        controller = getattr(self.tree_cache, "cache_controller", None)
+        return getattr(controller.mem_pool_host, "size", None) if controller is not None else 0
 
     def get_internal_state(self, recv_req):
         output = super().get_internal_state(recv_req)

@@ -1,31 +1,45 @@
 """The server process's end of the stream: what happens to turns and programs, and what others say."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import zmq
 
 from mars_sglang import clock
 from mars_sglang.config import StreamConfig
-from mars_sglang.core.gate import Gate, GateDecision
-from mars_sglang.core.program import Program, ProgramTable
+from mars_sglang.core.program import Program
+from mars_sglang.engine import stream_end
 from mars_sglang.engine.identity import Identity
 from mars_sglang.engine.side_processes import beside
-from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS, StreamEnd
+from mars_sglang.engine.stream_end import StreamEnd, fit
 from mars_sglang.engine.turns import MAX_EXECUTORS, keep_newest
 from mars_sglang.stream.events import (
     AdmissionTicket,
+    AdmissionWindow,
     ExecutorLoad,
+    GateSettings,
     PausePredicted,
     ProgramEnded,
     ProgramState,
+    SourceState,
     ToolUse,
     TurnEnded,
+    TurnPassed,
+    TurnState,
     TurnSubmitted,
 )
-from mars_sglang.stream.gate_words import decided
+from mars_sglang.stream.resync import state_parts
+from mars_sglang.stream.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
+
+#: What a server hears.
+HEARD = (*stream_end.HEARD, AdmissionTicket, AdmissionWindow)
+
+#: Decisions that the state page shows.
+MAX_DECISIONS = 64
 
 #: Predictions remembered, by program.
 MAX_PREDICTIONS = 10_000
@@ -36,24 +50,48 @@ class ServerStream:
 
     Args:
         config: where the stream is; the processes it asks for are started.
-        programs: the server's table, told again when the stream lost something.
+        state: what this server knows to be going on: programs, turns without one, and its gate's settings.
     """
 
-    def __init__(self, config: StreamConfig, programs: ProgramTable):
+    def __init__(
+        self,
+        config: StreamConfig,
+        state: Callable[[], tuple[Iterable[ProgramState], tuple[TurnState, ...], GateSettings | None]],
+    ):
         self.address = config.address
-        self._programs = programs
         self._processes = beside(config)
-        self._end = StreamEnd(config, "server", self._state)
+        self._state = state
+        self._end = StreamEnd(config, "server", self._parts, HEARD, lambda: self.on_restart())
         self._publish = self._end.publish
         self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
         """Latest report by executor, with the time at which it came."""
         self.predictions: OrderedDict[str, PausePredicted] = OrderedDict()
-        self.on_dormant: Callable[[str], None] = lambda program: None
+        self.window: AdmissionWindow | None = None
+        """What our gate held when it was last heard of."""
+        self.decisions: deque[AdmissionTicket] = deque(maxlen=MAX_DECISIONS)
+        """The last ones, oldest first, without those that say to wait."""
+        self.on_ticket: Callable[[AdmissionTicket], None] = lambda ticket: None
+        self.on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None
+        self.on_restart: Callable[[], None] = lambda: None
 
     # -- what we say ---------------------------------------------------------------------------
 
-    def submitted(self, identity: Identity, turn_id: str, prompt_tokens: int, output_tokens: int, now_s: float) -> None:
-        known = self._programs.get(identity.program) if identity.program else None
+    def submitted(
+        self,
+        identity: Identity,
+        turn_id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+        number: int,
+        held: bool,
+        now_s: float,
+    ) -> None:
+        """
+        Args:
+            output_tokens: the answer's bound, as far as the client gave one.
+            number: turns of its program that ended.
+            held: whether it waits for a ticket.
+        """
         self._publish(
             TurnSubmitted,
             time_s=now_s,
@@ -61,12 +99,19 @@ class ServerStream:
             turn=turn_id,
             prompt_tokens=prompt_tokens,
             projected_tokens=prompt_tokens + output_tokens,
-            number=known.turns if known else 0,
+            number=number,
             recognised_by=identity.recognised_by,
             parent=identity.parent,
             tool=identity.tool,
             gated=identity.gated,
+            held=held,
+            tenant=identity.tenant,
+            remaining_turns=identity.remaining_turns,
         )
+
+    def passed(self, program: str, turn_id: str, reason: str, now_s: float) -> None:
+        """It waited for a ticket, and goes without one."""
+        self._publish(TurnPassed, time_s=now_s, program=program, turn=turn_id, reason=reason)
 
     def ended(
         self,
@@ -91,37 +136,52 @@ class ServerStream:
             last=last,
         )
 
-    def decided(self, gate: Gate, decision: GateDecision, now_s: float) -> None:
-        for event in decided(gate, decision, now_s):
-            self._publish(event)
-
-    def released(self, program: str, now_s: float) -> None:
-        """It ended or went dormant, and gave up its place."""
-        self._publish(AdmissionTicket, time_s=now_s, program=program, decision="released")
-
     def program_ended(self, program: str, reason: str, now_s: float) -> None:
         self._publish(ProgramEnded, time_s=now_s, program=program, reason=reason)
         self.predictions.pop(program, None)
 
     # -- what others say -----------------------------------------------------------------------
 
-    def poll(self) -> None:
-        """Hear, keep the side processes alive, and tell our state again where it was lost."""
+    @property
+    def socket(self) -> zmq.Socket:
+        """Becomes readable when something may have come."""
+        return self._end.socket
+
+    def heard_s(self) -> float:
+        """Real seconds since the control process was heard of; infinite before the first time."""
+        return self._end.heard_s()
+
+    def keep_alive(self) -> None:
+        """Start side processes again that ended."""
         for process in self._processes:
             process.check()
+
+    def poll(self) -> None:
+        """Hear, and tell our state again where it was lost."""
         for event in self._end.hear():
             match event:
+                case AdmissionTicket(server=server) if server == self._end.source:
+                    if event.decision != "waiting":
+                        self.decisions.append(event)
+                    self.on_ticket(event)
+                case AdmissionWindow(server=server) if server == self._end.source:
+                    self.window = event
                 case ExecutorLoad(executor=executor):
                     keep_newest(self.executors, executor, (clock.now(), event), MAX_EXECUTORS)
                 case PausePredicted(program=str(program)):
                     keep_newest(self.predictions, program, event, MAX_PREDICTIONS)
                 case ProgramEnded(program=str(program), reason="dormant"):
                     self.predictions.pop(program, None)
-                    self.on_dormant(program)
+                case Snapshot():
+                    self.on_snapshot(event)
 
-    def _state(self) -> list[ProgramState]:
-        newest = [known for known, _ in zip(self._programs.newest(), range(MAX_TOLD_PROGRAMS), strict=False)]
-        return [program_state(known) for known in reversed(newest)]
+    def _parts(self) -> Iterable[SourceState]:
+        programs, under_way, gate = self._state()
+        return state_parts("server", programs, (), under_way, gate)
+
+    def tell(self) -> None:
+        """Say all that this server knows: its gate is another one now."""
+        self._end.tell()
 
     def report(self) -> dict[str, Any]:
         """For the state page."""
@@ -129,8 +189,19 @@ class ServerStream:
         return {"address": self.address, **self._end.report(), "processes": processes}
 
 
-def program_state(known: Program) -> ProgramState:
-    """A program of the server's table, as a snapshot shows it."""
+def turn_state(turn_id: str, prompt_tokens: int, since_s: float, held: bool = False) -> TurnState:
+    """A turn under way, as a snapshot shows it."""
+    return TurnState(turn=fit(turn_id), prompt_tokens=prompt_tokens, since_s=since_s, held=held)
+
+
+def program_state(known: Program, admission: str | None) -> ProgramState:
+    """A program of the server's table, as a snapshot shows it.
+
+    Args:
+        admission: as in :class:`ProgramState`.
+    """
+    under_way = [turn_state(turn, *begun) for turn, begun in known.in_flight.items()]
+    under_way += [turn_state(turn, *asked, held=True) for turn, asked in known.held.items()]
     if known.held:
         phase, since_s = "held", min(at for _, at in known.held.values())
     elif known.in_flight:
@@ -144,8 +215,10 @@ def program_state(known: Program) -> ProgramState:
         arrived_s=known.arrived_s,
         turns=known.turns,
         context_tokens=known.context_tokens,
-        admission="admitted" if known.admitted else "waiting" if known.held else None,
+        admission=admission,
         parent=known.parent,
         recognised_by=known.recognised_by,
         tools=known.tools,
+        tenant=known.tenant,
+        under_way=tuple(under_way),
     )

@@ -8,6 +8,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 
 from mars_sglang.engine.admission_gate import TurnAborted
 from mars_sglang.engine.identity import Identity
+from mars_sglang.engine.refusals import AdmissionRefused
 from mars_sglang.engine.tool_names import ParsedAnswer
 
 #: Characters per token assumed for a prompt that reaches the gate as text; its real length
@@ -30,6 +31,10 @@ class ServerTurn:
     """Pieces of the answer, where the server streams only what is new."""
     parsed: ParsedAnswer | None = None
     failure: BaseException | None = None
+    held: bool = False
+    """Whether it waits for an admission ticket, or did."""
+    deadline_s: float | None = None
+    """Real seconds that its client lets it wait."""
 
     def hear(self, response: Any) -> None:
         self.response = response
@@ -72,6 +77,8 @@ class ServerTurn:
             return str(reason)
         if isinstance(self.failure, TurnAborted):
             return "abort"
+        if isinstance(self.failure, AdmissionRefused):
+            return "refused"
         return "error" if isinstance(self.failure, Exception) else "gone"
 
 

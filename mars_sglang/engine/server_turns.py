@@ -2,40 +2,69 @@
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from mars_sglang import __version__, clock
-from mars_sglang.config import ADMISSION_OFF, MarsConfig
-from mars_sglang.core.gate import Gate
-from mars_sglang.core.policy import admission_policy
-from mars_sglang.core.program import Program, ProgramTable
-from mars_sglang.core.views import ToolsView
+from mars_sglang.config import ADMISSION_OFF, MarsConfig, instance
+from mars_sglang.control.state import STALE_S
+from mars_sglang.core.program import Answer, Program, ProgramTable
 from mars_sglang.engine import wire
-from mars_sglang.engine.admission_gate import AdmissionGate
+from mars_sglang.engine.admission_gate import AWAY, AWAY_S, AdmissionGate
+from mars_sglang.engine.metrics import ServerMetrics
 from mars_sglang.engine.recognition import Recognition
-from mars_sglang.engine.server_stream import ServerStream, program_state
+from mars_sglang.engine.refusals import AdmissionRefused, deadline_s
+from mars_sglang.engine.server_stream import ServerStream, program_state, turn_state
 from mars_sglang.engine.server_turn import ServerTurn, max_output_tokens, prompt_tokens
+from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS
 from mars_sglang.engine.tool_names import parse_answer
-from mars_sglang.stream.events import ExecutorLoad, PausePredicted
+from mars_sglang.stream.events import (
+    AdmissionTicket,
+    ExecutorLoad,
+    GateSettings,
+    PausePredicted,
+    ProgramState,
+    TurnState,
+)
+from mars_sglang.stream.snapshot import ExecutorState
 
 logger = logging.getLogger(__name__)
 
-#: How often the stream is heard, in real seconds.
+#: How often side processes and the control process's answers are looked after, in real seconds. What it says is heard
+#: when it comes.
 POLL_S = 0.05
 
+#: How often gauges are brought up to date, in real seconds.
+SHOW_S = 1.0
+
+#: Fields of a window that the state page shows.
+_WINDOW = (
+    "policy",
+    "admitted",
+    "waiting",
+    "paused",
+    "footprint_tokens",
+    "anonymous_tokens",
+    "capacity_tokens",
+    "host_tokens",
+)
+#: Fields of a ticket that it shows.
+_DECISION = ("time_s", "program", "decision", "waited_s", "reason")
+#: Fields of a program's state that it does not show.
+_NOT_SHOWN = ("retained_pages", "page_tokens", "under_way")
 
 #: Fields of an event that say who sent it.
 _SENDER = ("source", "source_seq", "time_s", "program", "turn")
-#: Fields of a program's state that the server process has no part in.
-_ENGINE_KNOWS = ("retained_pages", "page_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +77,8 @@ class HostSettings:
     """Whether streamed responses hold only what is new."""
     priorities: bool = False
     """Whether it schedules by priority."""
+    metrics: bool = False
+    """Whether it shows Prometheus metrics."""
 
 
 class ServerTurns:
@@ -64,34 +95,56 @@ class ServerTurns:
         self.programs = ProgramTable()
         self.gate: AdmissionGate | None = None
         self.stream: ServerStream | None = None
+        self.metrics = ServerMetrics(enabled=False)
+        self._settings: GateSettings | None = None
+        self._anonymous: dict[str, tuple[int, float]] = {}
+        """Prompt tokens and arrival of the turns that are nobody's to the gate, by turn id."""
+        self._under_way: set[str] = set()
         self._recognition = Recognition(config)
         # One thread: the loop goes on while a long answer is parsed.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="mars-tool-names")
         self._watching: asyncio.Task | None = None
+        self._show_at = 0.0
 
     def open_stream(self) -> None:
-        """Start saying and hearing; a stream that cannot be opened is one warning, and serving goes on."""
+        """Start saying and hearing once the engine is up; a stream that cannot be opened is one warning, no more."""
+        self.metrics = ServerMetrics(enabled=self._host.metrics)
         if self.config.stream is None:
             return
         try:
-            self.stream = ServerStream(self.config.stream, self.programs)
+            self.stream = ServerStream(self.config.stream, self._told)
         except Exception as error:
-            logger.warning("mars-sglang: no information stream: %s", error)
+            logger.warning("mars-sglang: no information stream, so every program may start: %s", error)
+
+    def open_gate(self, capacity_tokens: int, host_tokens: int = 0, host_copies: bool = True) -> None:
+        """Start asking for admission; called once the engine told its pool's size.
+
+        Args:
+            host_tokens: KV tokens of the engine's host tier.
+            host_copies: whether that holds copies of what the GPU holds.
+        """
+        config, stream = self.config, self.stream
+        if config.admission == ADMISSION_OFF or stream is None:
             return
-        self.stream.on_dormant = self._give_up_place
-
-    def open_gate(self, capacity_tokens: int) -> None:
-        """Start admitting by footprint; called once the engine told its pool's size."""
-        if self.config.admission == ADMISSION_OFF:
-            return
-        gate = Gate(admission_policy(self.config.admission), capacity_tokens, self.programs)
-
-        def decided(now_s, decision):
-            if self.stream is not None:
-                self.stream.decided(gate, decision, now_s)
-
-        self.gate = AdmissionGate(gate, decided)
-        logger.info("mars-sglang: admission %s over %d KV tokens", self.config.admission, capacity_tokens)
+        self._settings = GateSettings(
+            policy=config.admission,
+            capacity_tokens=capacity_tokens,
+            host_tokens=host_tokens,
+            host_copies=host_copies,
+            weights=config.tenant_weights,
+            instance=instance(),
+        )
+        self.gate = AdmissionGate(
+            self._heard_s,
+            self._went_unasked,
+            max_waiting=config.max_waiting,
+            max_wait_s=config.max_admission_wait_s,
+            answered=self.metrics.answered,
+        )
+        stream.on_ticket = self._hear_ticket
+        stream.on_snapshot = lambda snapshot: self.gate.hear_all(snapshot.programs)
+        stream.on_restart = self.gate.restarted
+        logger.info("mars-sglang: admission %s over %d KV tokens", config.admission, capacity_tokens)
 
     def watch(self) -> None:
         """Keep hearing the stream; called where an event loop runs."""
@@ -99,19 +152,92 @@ class ServerTurns:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        while True:
-            try:
-                self.stream.poll()
-                self._tell_gate_of_tools()
-            except Exception:
-                logger.exception("mars-sglang: the information stream failed; serving goes on without it")
-                self.stream = None
-                return
-            await asyncio.sleep(POLL_S)
+        loop = asyncio.get_running_loop()
+        readable = self.stream.socket.fd
+        # A ticket is worth little after 50 ms, so it is not left to the next look.
+        with suppress(NotImplementedError):
+            loop.add_reader(readable, self._hear)
+        try:
+            while self.stream is not None:
+                self._hear()
+                if self.stream is None:
+                    break
+                self.stream.keep_alive()
+                if self.gate is not None:
+                    self.gate.check()
+                self._show()
+                await asyncio.sleep(POLL_S)
+        finally:
+            loop.remove_reader(readable)
 
-    def _tell_gate_of_tools(self) -> None:
-        if self.gate is not None:
-            self.gate.gate.tools = tools_view([load for _, load in self.stream.executors.values()])
+    def _hear(self) -> None:
+        try:
+            if self.stream is not None:
+                self.stream.poll()
+        except Exception:
+            logger.exception("mars-sglang: the information stream failed; serving goes on without it")
+            self.stream = None
+            if self.gate is not None:
+                self.gate.close()
+
+    def _heard_s(self) -> float:
+        """Real seconds since the control process was heard of. What it said while the loop was busy counts."""
+        if self.stream is not None and self.stream.heard_s() > AWAY_S:
+            self._hear()
+        return float("inf") if self.stream is None else self.stream.heard_s()
+
+    def _hear_ticket(self, ticket: AdmissionTicket) -> None:
+        self.gate.hear(ticket)
+        match ticket.decision:
+            case "admitted" | "resumed":
+                self.metrics.admitted(ticket.waited_s, resumed=ticket.decision == "resumed")
+            case "paused":
+                self.metrics.paused()
+            case "released":
+                self.metrics.released()
+
+    def _went_unasked(self, turn_id: str, program: str, reason: str) -> None:
+        """A turn that waited goes without a ticket."""
+        now_s = clock.now()
+        known = self.programs.get(program)
+        if known is not None and turn_id in known.held:
+            self._begin(known, turn_id, known.held[turn_id][0], now_s)
+        if self.stream is not None:
+            self.stream.passed(program, turn_id, reason, now_s)
+        self.metrics.let_go(reason)
+
+    def _show(self) -> None:
+        """Gauges, once a second."""
+        if time.monotonic() < self._show_at:
+            return
+        self._show_at = time.monotonic() + SHOW_S
+        now_s, stale_s = clock.now(), STALE_S * clock.speed()
+        self.metrics.known(len(self.programs))
+        self.metrics.connected(self.stream.heard_s() <= AWAY_S)
+        if self.stream.window is not None:
+            self.metrics.window(self.stream.window)
+        self.metrics.executors(
+            ExecutorState(load=load, at_s=heard_s, stale=now_s - heard_s > stale_s)
+            for heard_s, load in self.stream.executors.values()
+        )
+
+    def _begin(self, known: Program, turn_id: str, tokens: int, now_s: float) -> None:
+        known.begin(turn_id, tokens, now_s)
+        known.held.pop(turn_id, None)
+
+    def _told(self) -> tuple[list[ProgramState], tuple[TurnState, ...], GateSettings | None]:
+        """What the control process is told after it, or a message, was lost."""
+        newest = list(islice(self.programs.newest(), MAX_TOLD_PROGRAMS))
+        programs = [program_state(known, self._admission(known)) for known in reversed(newest)]
+        anonymous = tuple(turn_state(turn, *begun) for turn, begun in self._anonymous.items())
+        return programs, anonymous, self._settings
+
+    def _admission(self, known: Program) -> str | None:
+        if self.gate is None:
+            return None
+        if self.gate.has_place(known.program):
+            return "admitted"
+        return "paused" if self.gate.is_paused(known.program) else "waiting" if known.held else None
 
     # -- a turn ----------------------------------------------------------------------------------
 
@@ -119,13 +245,20 @@ class ServerTurns:
         """Note a request, and find its program.
 
         Raises:
-            IdentityError: its ids cannot be used.
+            IdentityError, DeadlineError: its ids, or its deadline, cannot be used.
+            ValueError: a turn of this id is under way.
         """
+        deadline = deadline_s(headers)
         if obj.rid is None:
             # The engine's events have to name the turn as ours do.
             obj.rid = uuid.uuid4().hex
+        # SGLang's clean-up after a client that hung up reads it, and sets it only once the turn is past the gate.
+        obj.is_single = isinstance(obj.rid, str)
         now_s = clock.now()
         turn_id = obj.rid if isinstance(obj.rid, str) else str(obj.rid[0])
+        if turn_id in self._under_way:
+            # SGLang says the same, but only once the turn is past the gate, where two would be taken for one.
+            raise ValueError(f"Duplicate request ID detected: {turn_id}")
         identity = self._recognition.identify(obj, turn_id, body, headers)
         turn = ServerTurn(turn_id, identity, now_s, prompt_tokens(obj), body)
         if self._host.incremental and obj.stream:
@@ -133,21 +266,41 @@ class ServerTurns:
         if identity.program is not None:
             known = self.programs.touch(identity.program, now_s)
             known.recognised_by, known.parent = identity.recognised_by, identity.parent
-            known.ending = None
+            known.tenant, known.ending = identity.tenant, None
         if self._host.priorities and obj.priority is None:
             obj.priority = identity.priority
+        if self.gate is not None and self.gate.open == AWAY:
+            # It may have been this process that was busy for too long to hear.
+            self._hear()
+        turn.held = self.gate is not None and self.gate.holds(turn.gated())
+        turn.deadline_s = deadline
+        self._under_way.add(turn_id)
         if self.stream is not None:
             output = identity.expected_output_tokens or max_output_tokens(obj)
-            self.stream.submitted(identity, turn_id, turn.prompt_tokens, output, now_s)
+            number = self.programs.get(identity.program).turns if identity.program is not None else 0
+            self.stream.submitted(identity, turn_id, turn.prompt_tokens, output, number, turn.held, now_s)
         return turn
 
     async def admit(self, turn: ServerTurn, is_disconnected) -> None:
-        """Wait until the turn may go to the engine; :meth:`end` has to follow in any case."""
-        program = turn.identity.program
-        if self.gate is not None:
-            await self.gate.enter(turn.gated(), turn.turn_id, turn.prompt_tokens, is_disconnected, turn.arrived_s)
-        if program is not None and (self.gate is None or not turn.identity.gated):
-            self.programs.touch(program, turn.arrived_s).begin(turn.turn_id, turn.prompt_tokens)
+        """Wait until the turn may go to the engine; :meth:`end` has to follow in any case.
+
+        Raises:
+            TurnAborted, AdmissionRefused: it may not.
+        """
+        program, known = turn.identity.program, None
+        if program is not None:
+            known = self.programs.touch(program, turn.arrived_s)
+        if turn.held:
+            known.hold(turn.turn_id, turn.prompt_tokens, turn.arrived_s)
+            try:
+                await self.gate.wait(program, turn.turn_id, is_disconnected, turn.deadline_s)
+            except AdmissionRefused as refused:
+                self.metrics.refused(refused.status_code)
+                raise
+        if known is not None:
+            self._begin(known, turn.turn_id, turn.prompt_tokens, clock.now())
+        if turn.gated() is None:
+            self._anonymous[turn.turn_id] = turn.prompt_tokens, turn.arrived_s
 
     def mark(self, obj: GenerateReqInput, turn: ServerTurn) -> None:
         """Write the turn on its request, for the scheduler."""
@@ -180,28 +333,25 @@ class ServerTurns:
         """The turn is over, whether by an answer, a failure or a client that went away."""
         program, now_s = turn.identity.program, clock.now()
         meta = turn.meta()
-        context = ((meta.get("prompt_tokens") or 0) + (meta.get("completion_tokens") or 0)) or None
+        answer = None
+        if (meta.get("prompt_tokens") or 0) + (meta.get("completion_tokens") or 0):
+            answer = Answer(meta.get("prompt_tokens") or 0, meta.get("completion_tokens") or 0)
         tools = turn.parsed.tools if turn.parsed is not None else ()
         known = self.programs.get(program) if program is not None else None
         over = "final" if turn.identity.last else known.ending if known is not None else None
         last = over is not None
         self._recognition.over(turn.turn_id)
-        if known is not None and context:
-            known.tools = tools
+        self._anonymous.pop(turn.turn_id, None)
+        self._under_way.discard(turn.turn_id)
+        if known is not None:
+            if answer is not None:
+                known.tools = tools
+            known.end(turn.turn_id, now_s, answer)
+            if not known.turns:
+                # Its only turn failed: the control process takes its place back.
+                self._leave(known)
         if self.stream is not None:
             self.stream.ended(program, turn.turn_id, now_s, meta, turn.finish_reason(meta), tools, last)
-        if known is not None and (self.gate is None or not turn.identity.gated):
-            known.end(turn.turn_id, now_s, context)
-        if self.gate is not None:
-            self.gate.leave(
-                turn.gated(),
-                turn.turn_id,
-                context,
-                last,
-                now_s,
-                meta.get("cached_tokens") or 0,
-                meta.get("completion_tokens") or 0,
-            )
         if over is not None and program is not None:
             self._say_over(program, over, now_s)
 
@@ -219,31 +369,30 @@ class ServerTurns:
             known.ending = reason
             return True
         self._say_over(program, reason, clock.now())
-        self._give_up_place(program)
         return True
 
     def _say_over(self, program: str, reason: str, now_s: float) -> None:
         if self.stream is not None:
             self.stream.program_ended(program, reason, now_s)
         self._recognition.forget(program)
+        known = self.programs.get(program)
+        if known is not None:
+            self._leave(known)
+
+    def _leave(self, known: Program) -> None:
+        """Its next turn asks again, unless one is under way."""
+        if self.gate is not None and not known.in_flight and not known.held:
+            self.gate.forget(known.program)
 
     def scoped(self, program: str, headers: Mapping[str, str]) -> str:
         """A program's id as the sender of these headers owns it."""
         return self._recognition.scoped(program, headers)
-
-    def _give_up_place(self, program: str) -> None:
-        if self.gate is None or not self.gate.end(program):
-            return
-        if self.stream is not None:
-            self.stream.released(program, clock.now())
-        self.gate.refill()
 
     # -- seen from outside ---------------------------------------------------------------------------
 
     def state(self, limit: int) -> dict[str, Any]:
         """For the state page: the newest ``limit`` programs and all counts."""
         now_s = clock.now()
-        newest = [known for known, _ in zip(self.programs.newest(), range(limit), strict=False)]
         predictions = self.stream.predictions if self.stream else {}
         executors = self.stream.executors.values() if self.stream else ()
         return {
@@ -251,40 +400,48 @@ class ServerTurns:
             "now_s": now_s,
             "turn_policy": self.config.turn_policy,
             "admission": self.config.admission,
-            "gate": asdict(self.gate.gate.snapshot()) if self.gate else None,
+            "gate": self._gate_state(),
             "stream": self.stream.report() if self.stream else None,
             "executors": [_executor(load, now_s - heard_s) for heard_s, load in executors],
             "programs_known": len(self.programs),
-            "programs": [_program(known, predictions.get(known.program)) for known in newest],
+            "programs": [
+                _program(program_state(known, self._admission(known)), predictions.get(known.program))
+                for known in islice(self.programs.newest(), limit)
+            ],
         }
 
-
-def tools_view(loads: Sequence[ExecutorLoad]) -> ToolsView | None:
-    """All hosts of tools as one; a host without a bound on its calls counts its cores for slots. None without hosts."""
-    if not loads:
-        return None
-    waits = [load.wait_s for load in loads if load.wait_s is not None]
-    return ToolsView(
-        slots=sum(load.slots if load.slots is not None else int(load.cores) for load in loads),
-        active=sum(load.active for load in loads),
-        queued=sum(load.queued for load in loads),
-        wait_s=max(waits, default=0.0),
-    )
+    def _gate_state(self) -> dict[str, Any] | None:
+        """What the gate holds, as the control process said last, and what this process made of it."""
+        if self.gate is None:
+            return None
+        window = self.stream.window if self.stream else None
+        shown = {} if window is None else {name: getattr(window, name) for name in _WINDOW}
+        decisions = [
+            {name: getattr(ticket, name) for name in _DECISION}
+            for ticket in reversed(self.stream.decisions if self.stream else ())
+        ]
+        return {
+            **shown,
+            "control": self.gate.open or "answers",
+            "turns_waiting": self.gate.waiting,
+            **asdict(self.gate.counters),
+            "decisions": decisions,
+        }
 
 
 def _executor(load: ExecutorLoad, age_s: float) -> dict[str, Any]:
     fields = msgspec.structs.asdict(load)
-    return {"age_s": max(0.0, age_s)} | {name: fields[name] for name in fields if name not in _SENDER}
+    stale = age_s > STALE_S * clock.speed()
+    said = {name: fields[name] for name in fields if name not in _SENDER}
+    return {"age_s": max(0.0, age_s), "load": "unknown" if stale else "known"} | said
 
 
-def _program(known: Program, prediction: PausePredicted | None) -> dict[str, Any]:
+def _program(known: ProgramState, prediction: PausePredicted | None) -> dict[str, Any]:
     """A program, and while it is inside a tool when it is expected back, in seconds from its turn's end."""
-    shown = msgspec.structs.asdict(program_state(known)) | {
-        "tools": [msgspec.structs.asdict(use) for use in known.tools]
-    }
-    for name in _ENGINE_KNOWS:
+    shown = msgspec.structs.asdict(known) | {"tools": [msgspec.structs.asdict(use) for use in known.tools]}
+    for name in _NOT_SHOWN:
         del shown[name]
-    if prediction is not None and not known.in_flight:
+    if prediction is not None and known.phase == "acting":
         back = zip(prediction.probabilities, prediction.quantiles_s, strict=True)
         shown["predicted"] = {"from": prediction.key, "back_s": {f"{p:g}": seconds for p, seconds in back}}
     return shown

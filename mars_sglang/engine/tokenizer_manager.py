@@ -13,6 +13,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
 from mars_sglang.config import MarsConfig
+from mars_sglang.engine.refusals import answer_refusals, refusable
 from mars_sglang.engine.seams import SeamError
 from mars_sglang.engine.server_turns import HostSettings, ServerTurns
 from mars_sglang.engine.state_page import add_routes
@@ -38,6 +39,7 @@ class MarsTokenizerManager(TokenizerManager):
                 reasoning_parser=self.server_args.reasoning_parser,
                 incremental=self.incremental_streaming_output,
                 priorities=self.server_args.enable_priority_scheduling,
+                metrics=self.server_args.enable_metrics,
             )
             self.mars_turns = ServerTurns(config, host)
 
@@ -56,10 +58,12 @@ class MarsTokenizerManager(TokenizerManager):
         if obj.session_id:
             body = {"session_id": obj.session_id, **body}
         headers = request.headers if request is not None else {}
-        turn = turns.arrive(obj, body, headers)
+        turn = None
         try:
-            watched = request is not None and not obj.background
-            await turns.admit(turn, request.is_disconnected if watched else None)
+            async with refusable(request):
+                turn = turns.arrive(obj, body, headers)
+                watched = request is not None and not obj.background
+                await turns.admit(turn, request.is_disconnected if watched else None)
             # Marked after the wait: it carries who is paused now.
             turns.mark(obj, turn)
             async with aclosing(super().generate_request(obj, request)) as responses:
@@ -67,10 +71,13 @@ class MarsTokenizerManager(TokenizerManager):
                     await turns.hear(turn, response)
                     yield response
         except BaseException as failure:
-            turn.failure = failure
+            if turn is not None:
+                turn.failure = failure
             raise
         finally:
-            turns.end(turn)
+            # Also where the client is gone before the beginning of its stream could be sent.
+            if turn is not None:
+                turns.end(turn)
 
     def abort_request(self, rid: str = "", abort_all: bool = False):
         if self.mars_turns is not None and self.mars_turns.gate is not None and (abort_all or rid):
@@ -129,6 +136,27 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
         turns.open_stream()
         # Tensor-parallel ranks hold slices of one pool, data-parallel ones a pool each.
         pool_tokens = min(info["max_total_num_tokens"] for info in scheduler_infos)
-        turns.open_gate(pool_tokens * data_parallel)
+        turns.open_gate(pool_tokens * data_parallel, *_host_tier(server_args, scheduler_infos, pool_tokens))
         add_routes(turns)
+        answer_refusals()
     return launched
+
+
+def _host_tier(server_args, scheduler_infos: list[dict[str, Any]], pool_tokens: int) -> tuple[int, bool]:
+    """KV tokens of the host tier of all data-parallel ranks, 0 where there is none or nobody says; and whether it holds
+    copies."""
+    if not server_args.enable_hierarchical_cache:
+        return 0, True
+    ranks = server_args.dp_size or 1
+    copies = server_args.hicache_write_policy != "write_back"
+    told = [info.get("mars", {}).get("host_tokens") for info in scheduler_infos]
+    if all(tokens is not None for tokens in told):
+        return min(told) * ranks, copies
+    if server_args.hicache_size or not server_args.hicache_ratio:
+        logger.warning(
+            "mars-sglang: how many tokens --hicache-size %s holds is known to our scheduler alone, so admission counts "
+            "the GPU's memory alone; --hicache-ratio or --scheduler-policy mars changes that",
+            server_args.hicache_size,
+        )
+        return 0, copies
+    return int(pool_tokens * server_args.hicache_ratio) * ranks, copies

@@ -56,6 +56,32 @@ class TurnSubmitted(Event, tag="turn_submitted", frozen=True, kw_only=True, omit
     """The tool whose result this turn brings, where the client says so."""
     gated: bool = True
     """Whether it is scheduled as its program's. The first turn of what may be a mere chat is served as one."""
+    held: bool = False
+    """Whether it waits for an admission ticket; False: it is on its way to the engine."""
+    tenant: Name = ""
+    """Whose it is: the digits that stand before its ids, or a name that the client gave; empty without a key."""
+    remaining_turns: float | None = None
+    """Turns of the program after this one, as its client says."""
+
+
+class TurnPassed(Event, tag="turn_passed", frozen=True, kw_only=True, omit_defaults=True):
+    """A turn that waited for a ticket went to the engine without one: nobody answered."""
+
+    plane = "gpu"
+    reason: Name = ""
+    """``away``, ``slow`` or ``restarted``: what the control process was."""
+
+
+class EngineSpeed(Event, tag="engine_speed", frozen=True, kw_only=True, omit_defaults=True):
+    """What work costs on this engine, as it learned from its own steps; said when that changed."""
+
+    plane = "gpu"
+    instance: Name = ""
+    """Of :class:`GateSettings`: which server's engine it is."""
+    prefill_token_s: float = 0.0
+    """Seconds to prefill a token of a prompt of 10,000."""
+    load_token_s: float | None = None
+    """Seconds to load a token's KV from the host tier; None where there is none, or nothing was loaded yet."""
 
 
 class FirstToken(Event, tag="first_token", frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +113,7 @@ class TurnEnded(Event, tag="turn_ended", frozen=True, kw_only=True, omit_default
     output_tokens: int = 0
     cached_tokens: int = 0
     finish_reason: Name = ""
-    """``stop``, ``length``, ``abort``, ``error``, or ``gone`` when the client went away."""
+    """``stop``, ``length``, ``abort``, ``error``, ``refused`` by admission, or ``gone`` when the client went away."""
     tools: tuple[ToolUse, ...] = ()
     last: bool = False
     """The client called it the last turn of its program."""
@@ -206,18 +232,26 @@ class ExecutorLoad(Event, tag="executor_load", frozen=True, kw_only=True, omit_d
 
 
 class AdmissionTicket(Event, tag="admission_ticket", frozen=True, kw_only=True, omit_defaults=True):
-    """A program may start or resume, or gave up its place inside a tool."""
+    """The answer to a turn that is held, or word that a program has a place without having waited for it, or gave its
+    place up."""
 
     plane = "control"
+    server: Name = ""
+    """The source whose program it is."""
     decision: Name = ""
-    """``admitted``, ``resumed``, ``paused``, or ``released``: it ended or went dormant, and its place is free."""
+    """``waiting`` (asked, and not yet), ``admitted``, ``resumed``, ``paused`` (inside a tool), or ``released``: it
+    ended or went dormant, and its place is free."""
     waited_s: float = 0.0
+    reason: Name = ""
+    """Why, in a few words, where the policy says."""
 
 
 class AdmissionWindow(Event, tag="admission_window", frozen=True, kw_only=True, omit_defaults=True):
-    """The gate decided. Everything it decided follows from what the stream said before."""
+    """What a server's gate holds, after a decision that changed something, and at a heartbeat."""
 
     plane = "control"
+    server: Name = ""
+    """The source whose gate it is."""
     policy: Name = ""
     admitted: int = 0
     waiting: int = 0
@@ -225,6 +259,7 @@ class AdmissionWindow(Event, tag="admission_window", frozen=True, kw_only=True, 
     footprint_tokens: int = 0
     anonymous_tokens: int = 0
     capacity_tokens: int = 0
+    host_tokens: int = 0
 
 
 class PausePredicted(Event, tag="pause_predicted", frozen=True, kw_only=True, omit_defaults=True):
@@ -265,6 +300,32 @@ class Heartbeat(Event, tag="heartbeat", frozen=True, kw_only=True, omit_defaults
     """What the control process received, ordered and dropped since its start, by reason."""
 
 
+class TurnState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A turn under way, as its server tells of it."""
+
+    turn: Name
+    prompt_tokens: int = 0
+    since_s: float = 0.0
+    """When it came, or when it passed the gate."""
+    held: bool = False
+
+
+class GateSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a server asks of its gate."""
+
+    policy: Name
+    capacity_tokens: int
+    """KV tokens of the engine's pool, of all data-parallel ranks."""
+    host_tokens: int = 0
+    """KV tokens of the host tier; 0 where there is none."""
+    host_copies: bool = True
+    """Whether the host tier holds copies of what the GPU holds (write-through)."""
+    weights: dict[Name, float] = {}
+    """Weight of each tenant in the shares of the pool; 1 for one that is not named."""
+    instance: Name = ""
+    """Names the server and its engine alike."""
+
+
 class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A program in a snapshot."""
 
@@ -282,6 +343,9 @@ class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     parent: Name | None = None
     recognised_by: Name | None = None
     tools: tuple[ToolUse, ...] = ()
+    tenant: Name = ""
+    under_way: tuple[TurnState, ...] = ()
+    """Its turns at the server; told by servers, and left out of snapshots."""
 
 
 class ToolCallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -309,6 +373,10 @@ class SourceState(Event, tag="source_state", frozen=True, kw_only=True, omit_def
     """Counts the parts of a run from 0; a run with a part missing counts for nothing."""
     programs: tuple[ProgramState, ...] = ()
     tool_calls: tuple[ToolCallState, ...] = ()
+    under_way: tuple[TurnState, ...] = ()
+    """Turns without a program; in the last part."""
+    gate: GateSettings | None = None
+    """In the last part, from a server that has a gate."""
     done: bool = True
 
 
@@ -318,8 +386,10 @@ class SourceStopped(Event, tag="source_stopped", frozen=True, kw_only=True, omit
 
 AnyEvent = (
     TurnSubmitted
+    | TurnPassed
     | FirstToken
     | TurnEnded
+    | EngineSpeed
     | KvRetained
     | KvReleased
     | KvEvicted

@@ -16,6 +16,7 @@ from mars_sglang.stream.events import (
     SourceStopped,
     ToolUse,
     TurnEnded,
+    TurnPassed,
     TurnRetracted,
     TurnSubmitted,
 )
@@ -24,9 +25,6 @@ from mars_sglang.stream.trace import Row, Trace, Track
 #: Turns of what may be a mere chat that are remembered, for the row of the program that it may turn out to be.
 _MAX_CHATS = 10_000
 
-#: A turn that passes the gate at once still waits for the decision, some microseconds.
-_HELD_US = 1000
-
 
 @dataclass(slots=True)
 class _Turn:
@@ -34,7 +32,7 @@ class _Turn:
     submitted: TurnSubmitted
     submitted_us: int
     passed_us: int | None = None
-    """When its program got a place that it had waited for."""
+    """When it went through the gate, where it was held."""
     first: FirstToken | None = None
     first_us: int = 0
 
@@ -50,8 +48,6 @@ class _Program:
     """Since when nothing of it is under way; None where it does not count as inside a tool."""
     tools: tuple[ToolUse, ...] = ()
     prediction: PausePredicted | None = None
-    has_place: bool = False
-    """Inside the gate, where there is one."""
     retained: KvRetained | None = None
     retained_us: int = 0
     retained_until_us: int | None = None
@@ -67,8 +63,6 @@ class ProgramTracks:
         self._turns: dict[str | None, _Program] = {}
         """Whose each turn under way is, by its id: the engine calls one that is not gated nobody's."""
         self._chats: OrderedDict[str, tuple[_Turn, TurnEnded, int]] = OrderedDict()
-        self._gated: set[str] = set()
-        """Servers that have a gate."""
 
     def __len__(self) -> int:
         return len(self._programs) - (None in self._programs)
@@ -86,14 +80,16 @@ class ProgramTracks:
                 turn = self._turn(event.turn)
                 if turn is not None and turn.first is None:
                     turn.first, turn.first_us = event, at_us
+            case TurnPassed():
+                if (turn := self._turn(event.turn)) is not None and turn.passed_us is None:
+                    turn.passed_us = at_us
+                    turn.track.instant("let go", at_us, {"reason": event.reason})
             case TurnEnded():
                 self._turn_ended(event, at_us)
             case TurnRetracted():
                 if (turn := self._turn(event.turn)) is not None:
                     args = {"output_tokens": event.output_tokens, "retractions": event.retractions}
                     turn.track.instant("retracted", at_us, args)
-            case AdmissionTicket():
-                self._gated.add(event.source)
             case SourceStopped():
                 self._stopped(event.source, at_us)
         known = self._programs.get(event.program) if event.program is not None else None
@@ -156,13 +152,12 @@ class ProgramTracks:
         self._turns[event.turn] = known
 
     def _ticket(self, known: _Program, event: AdmissionTicket, at_us: int) -> None:
-        known.has_place = event.decision in ("admitted", "resumed")
-        if known.has_place:
+        if event.decision in ("admitted", "resumed"):
             for turn in known.turns.values():
-                if turn.passed_us is None and turn.first is None and at_us - turn.submitted_us >= _HELD_US:
+                if turn.submitted.held and turn.passed_us is None and turn.first is None:
                     turn.passed_us = at_us
-        else:
-            known.row.first.instant(event.decision, at_us)
+        elif event.decision != "waiting":
+            known.row.first.instant(event.decision, at_us, {"reason": event.reason} if event.reason else {})
 
     def _turn_ended(self, event: TurnEnded, at_us: int) -> None:
         known = self._turns.pop(event.turn, None) or self._programs.get(event.program)
@@ -183,7 +178,6 @@ class ProgramTracks:
     def _begin_pause(self, known: _Program, event: TurnEnded, at_us: int) -> None:
         # A turn without an answer asked for no tool.
         known.pause_us = at_us if event.output_tokens and not event.last else None
-        known.has_place &= not event.last
         known.tools, known.prediction = event.tools, None
 
     def _draw_turn(self, track: Track, known: _Program, turn: _Turn, end_us: int, args: dict[str, Any]) -> None:
@@ -194,7 +188,7 @@ class ProgramTracks:
             queued_us = min(turn.passed_us, end_us)
             track.slice("held", turn.submitted_us, queued_us, args)
         if turn.first is None:
-            held = said.program is not None and said.source in self._gated and not known.has_place
+            held = said.held and turn.passed_us is None
             track.slice("held" if held else "queued", queued_us, end_us, args)
         else:
             args |= {"prompt_tokens": turn.first.prompt_tokens, "cached_tokens": turn.first.cached_tokens}

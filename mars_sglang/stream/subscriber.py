@@ -67,6 +67,12 @@ class Subscriber:
             raise
 
     @property
+    def socket(self) -> zmq.Socket:
+        """The stream's socket, to wait on beside others. Readable does not mean that an event is ready, nor the other
+        way round."""
+        return self._socket
+
+    @property
     def epoch(self) -> int | None:
         """Of the control process heard last; None before the first."""
         return self._epoch

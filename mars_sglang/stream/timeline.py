@@ -111,9 +111,9 @@ class Timeline:
             self._trace.counter(pid, name, at_us, values)
 
     def _window(self, event: AdmissionWindow, at_us: int) -> None:
-        pid = self._gates.get(event.source)
+        pid = self._gates.get(event.server)
         if pid is None:
-            pid = self._gates[event.source] = self._trace.process(f"admission of {event.source}")
+            pid = self._gates[event.server] = self._trace.process(f"admission of {event.server}")
         programs = {"admitted": event.admitted, "waiting": event.waiting, "paused": event.paused}
         tokens = {
             "footprint": event.footprint_tokens,

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
+from mars_sglang.control import pauses
 from mars_sglang.control.learned import Learned
-from mars_sglang.control.pauses import PROBABILITIES, PauseConsumer
+from mars_sglang.control.pauses import LOOKS_PER_TICK, PROBABILITIES, PauseConsumer
 from mars_sglang.control.sequencer import Sequencer
 from mars_sglang.stream.codec import encode
 from mars_sglang.stream.events import (
@@ -122,6 +123,55 @@ def test_a_program_that_comes_back_from_dormancy_teaches_that_it_does():
             told.tick(at_s + second)
     (prediction,) = told.turn("b", at_s + 20_000, (ToolUse("wait"),))
     assert median(prediction) > 5000
+
+
+def test_of_many_looks_that_are_due_at_once_few_are_taken_at_a_tick_first_due_first():
+    told = Told()
+    at_s = told.pauses(LS, 0.5, 200)
+    names = [f"p{n}" for n in range(2 * LOOKS_PER_TICK + 10)]
+    for n, name in enumerate(names):
+        told.turn(name, at_s + n)
+    # Each has been silent for so long that one look finds it dormant.
+    ticks = [[event.program for event in told.tick(at_s + 10_000 + n / 2)] for n in range(4)]
+    assert [len(dormant) for dormant in ticks] == [LOOKS_PER_TICK, LOOKS_PER_TICK, 10, 0]
+    assert [name for dormant in ticks for name in dormant] == names
+
+
+def test_a_look_that_waited_is_dropped_when_its_program_is_over_meanwhile():
+    told = Told()
+    at_s = told.pauses(LS, 0.5, 200)
+    names = [f"p{n}" for n in range(LOOKS_PER_TICK + 2)]
+    for name in names:
+        told.turn(name, at_s)
+    assert len(told.tick(at_s + 10_000)) == LOOKS_PER_TICK
+    told.tell(ProgramEnded(program=names[-1], reason="deleted"), at_s + 10_000.1)
+    assert [event.program for event in told.tick(at_s + 10_000.5)] == [names[-2]]
+
+
+def test_looks_at_pauses_that_are_over_stand_in_no_others_way_and_are_bounded_too(monkeypatch):
+    def silent_at(ticks: int) -> list[int]:
+        told = Told()
+        at_s = told.pauses(LS, 0.5, 200)
+        for n in range(2 * LOOKS_PER_TICK):
+            told.turn(f"p{n}", at_s)
+            told.turn(f"p{n}", at_s + 2, last=True)
+        told.turn("silent", at_s + 3)
+        return [n for n in range(ticks) if told.tick(at_s + 10_000 + n / 2)]
+
+    assert silent_at(3) == [0]
+    # The teacher's looks are over too: 200 of them before these 256, and the silent one's behind them all.
+    monkeypatch.setattr(pauses, "PASSED_PER_TICK", 100)
+    assert silent_at(8) == [4]
+
+
+def test_looks_at_pauses_that_are_over_are_swept_out_when_there_are_many(monkeypatch):
+    monkeypatch.setattr(pauses, "MAX_LOOKS", 20)
+    told = Told()
+    told.turn("silent", 0.0)
+    for n in range(100):
+        told.turn("busy", 1.0 + n / 100)
+    assert len(told.consumer._looks) <= 20
+    assert told.tick(1e6) and told.consumer._looks == []
 
 
 def test_an_ended_program_is_forgotten():

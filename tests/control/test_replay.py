@@ -1,6 +1,5 @@
 """Replay: the same recording gives the same decisions, and a different one is told apart."""
 
-import asyncio
 import json
 import random
 import subprocess
@@ -12,16 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mars_sglang import clock
+from mars_sglang.control.admission import AdmissionConsumer
 from mars_sglang.control.pauses import PauseConsumer
 from mars_sglang.control.replay import Replay, main
-from mars_sglang.engine.admission_gate import AdmissionGate, TurnAborted
-from mars_sglang.engine.identity import Identity
 from mars_sglang.stream.codec import encode
 from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
-    FirstToken,
+    GateSettings,
     Heartbeat,
     PausePredicted,
     ProgramEnded,
@@ -31,7 +28,8 @@ from mars_sglang.stream.events import (
 )
 from mars_sglang.stream.publisher import Publisher
 from mars_sglang.stream.recording import Recording, RecordingError, read_recording
-from tests.stream.recorded_run import CONTROL, Run, Server, anything, rewritten
+from mars_sglang.stream.subscriber import Subscriber
+from tests.stream.recorded_run import CONTROL, Run, Server, anything, rewritten, serve
 
 SERVER = "server:host:9:0000000a"
 OTHER = "server:host:9:0000000b"
@@ -76,9 +74,13 @@ class Echo:
         return ()
 
 
-def recorded(path, seed=0, steps=300, consumers=(), capacity=12_000):
-    run = Run(path, consumers)
-    server = Server(lambda event: run.publish(SERVER, event), capacity)
+def gates(session):
+    return [AdmissionConsumer()]
+
+
+def recorded(path, seed=0, steps=300, consumers=None, capacity=12_000, policy="footprint"):
+    run = Run(path, [AdmissionConsumer()] if consumers is None else consumers)
+    server = serve(run, SERVER, capacity, policy)
     for _ in range(10):
         anything(server, random.Random(seed), steps // 10)
         run.tick(server.now_s)
@@ -88,76 +90,38 @@ def recorded(path, seed=0, steps=300, consumers=(), capacity=12_000):
     return path
 
 
-def decisions(path, consumers=none):
+def decisions(path, consumers=gates):
     replay = Replay(Recording(path), consumers)
     return list(replay), replay.notes
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32), capacity=st.sampled_from([3_000, 12_000, 60_000]))
-def test_a_gate_driven_at_random_decides_alike_when_replayed(tmp_path_factory, seed, capacity):
-    path = recorded(tmp_path_factory.mktemp("run") / "recording", seed, 200, capacity=capacity)
+@given(
+    seed=st.integers(0, 2**32),
+    capacity=st.sampled_from([3_000, 12_000, 60_000]),
+    policy=st.sampled_from(["footprint", "window:3", "thunder", "aimd", "concur", "mars"]),
+)
+def test_gates_driven_at_random_decide_alike_when_replayed(tmp_path_factory, seed, capacity, policy):
+    path = recorded(tmp_path_factory.mktemp("run") / "recording", seed, 200, capacity=capacity, policy=policy)
     found, notes = decisions(path)
     assert all(decision.same for decision in found) and not notes
-    said = [event for record in read_recording(path) if (event := record.event) and event.source == SERVER]
-    of_the_gate = [event for event in said if isinstance(event, AdmissionTicket | AdmissionWindow)]
-    assert sum(len(decision.replayed) for decision in found) == len(of_the_gate) > 0
+    said = [event for record in read_recording(path) if isinstance(event := record.event, AdmissionTicket)]
+    told = [event for decision in found for event in decision.replayed if isinstance(event, AdmissionTicket)]
+    assert len(told) == len(said) > 0
 
 
 def test_two_replays_write_the_same_bytes_and_the_summary_says_that_all_is_the_same(tmp_path, capsys):
-    path = recorded(tmp_path / "recording", consumers=(Guesses(), Echo()))
+    path = recorded(tmp_path / "recording", consumers=(Guesses(), Echo(), AdmissionConsumer()))
     outputs = [tmp_path / "one", tmp_path / "two"]
     for output in outputs:
-        assert main([str(path), "--decisions", str(output)], lambda session: (Guesses(), Echo())) == 0
+        assert (
+            main([str(path), "--decisions", str(output)], lambda session: (Guesses(), Echo(), AdmissionConsumer())) == 0
+        )
     one, two = (output.read_bytes() for output in outputs)
     assert one == two and one
     kinds = {json.loads(line)["kind"] for line in one.splitlines()}
     assert kinds == {"admission_ticket", "admission_window", "pause_predicted", "program_ended"}
     assert "0 different" in capsys.readouterr().out
-
-
-def test_the_gate_on_an_event_loop_decides_alike_when_replayed(tmp_path):
-    run = Run(tmp_path / "recording")
-    server = Server(lambda event: run.publish(SERVER, event), 6_000)
-
-    def decided(now_s, decision):
-        server.said.decided(server.gate, decision, now_s)
-
-    gate = AdmissionGate(server.gate, decided)
-
-    async def one_turn(program, name, tokens, seconds):
-        server.now_s = clock.now()
-        # As engine/server_turns.py: nothing is awaited between what is said and what the gate is told.
-        server.said.submitted(Identity(program), name, tokens, 0, server.now_s)
-        meta = {}
-        try:
-            await gate.enter(program, name, tokens, None, server.now_s)
-            await asyncio.sleep(seconds)
-            meta = {"prompt_tokens": tokens, "completion_tokens": 50}
-        except TurnAborted:
-            pass
-        finally:
-            now_s = clock.now()
-            server.said.ended(program, name, now_s, meta, "stop" if meta else "abort", (), False)
-            gate.leave(program, name, tokens + 50 if meta else None, False, now_s)
-
-    async def everything():
-        chance = random.Random(7)
-        turns = []
-        for number in range(60):
-            program = f"p{number % 7}" if number % 9 else None
-            turns.append(asyncio.create_task(one_turn(program, f"t{number}", 600 + number, chance.random() / 50)))
-            await asyncio.sleep(chance.random() / 100)
-            if number % 10 == 0 and gate._held:
-                gate.abort(next(iter(gate._held)))
-        while not all(turn.done() for turn in turns):
-            await asyncio.sleep(0.3)
-            gate.abort(None)
-
-    asyncio.run(everything())
-    run.close()
-    found, notes = decisions(tmp_path / "recording")
-    assert len(found) > 60 and all(decision.same for decision in found) and not notes
 
 
 @pytest.mark.parametrize(
@@ -182,12 +146,12 @@ def test_a_recording_that_says_otherwise_is_told_apart(tmp_path, capsys, kind, c
             return record
         return record._replace(payload=encode(msgspec.structs.replace(record.event, **change)))
 
-    assert main([str(rewritten(path, tmp_path / "changed", changed))], none) == 1
+    assert main([str(rewritten(path, tmp_path / "changed", changed))], gates) == 1
     said = capsys.readouterr().out
-    assert "first difference: message" in said and "  recorded: {" in said and "  replayed: {" in said
+    assert "first difference: message" in said and "  recorded: " in said and "  replayed: " in said
 
 
-def test_the_gate_giving_up_a_place_that_it_did_not_have_is_a_difference(tmp_path):
+def test_a_place_given_up_by_somebody_else_is_a_difference(tmp_path):
     path = recorded(tmp_path / "recording")
 
     def changed(record):
@@ -198,63 +162,54 @@ def test_the_gate_giving_up_a_place_that_it_did_not_have_is_a_difference(tmp_pat
 
     found, _ = decisions(rewritten(path, tmp_path / "changed", changed))
     first = next(decision for decision in found if not decision.same)
-    assert first.recorded[0].decision == "released" and first.replayed == ()
+    assert [event.program for event in first.recorded if event.decision == "released"] == ["nobody"]
+    assert "nobody" not in [event.program for event in first.replayed]
 
 
-def test_after_a_loss_nothing_of_that_server_is_compared_and_all_before_is(tmp_path, capsys):
-    run = Run(tmp_path / "recording")
-    servers = {name: Server(lambda event, name=name: run.publish(name, event), 12_000) for name in (SERVER, OTHER)}
-    for server in servers.values():
-        anything(server, random.Random(1), 60)
-    run.flush()
-    before, _ = decisions(tmp_path / "recording")
-    run.lose(SERVER)
-    for server in servers.values():
-        anything(server, random.Random(2), 60)
+def test_what_a_server_lost_on_the_way_is_no_part_of_the_order_and_all_is_compared(tmp_path, capsys):
+    run = Run(tmp_path / "recording", [AdmissionConsumer()])
+    servers = [serve(run, name, 12_000) for name in (SERVER, OTHER)]
+    for seed in range(4):
+        for server in servers:
+            anything(server, random.Random(seed), 60)
+        # A message does not arrive; the server is asked for its state, and tells it.
+        run.numbers[SERVER] += 1
+        servers[0].submit("lost", f"lost{seed}", 700)
+        servers[0].tell()
     run.close()
     found, notes = decisions(tmp_path / "recording")
-    assert all(decision.same for decision in found)
-    of = {name: sum(decision.decider == name for decision in found) for name in servers}
-    was = {name: sum(decision.decider == name for decision in before) for name in servers}
-    assert of[SERVER] == was[SERVER] > 0 and of[OTHER] > was[OTHER]
-    assert len(notes) == 1 and SERVER in notes[0] and "1 of its events are lost" in notes[0]
-    assert main([str(tmp_path / "recording")], none) == 0
-    assert notes[0] in capsys.readouterr().out
+    assert len(found) > 100 and all(decision.same for decision in found) and not notes
+    assert main([str(tmp_path / "recording")], gates) == 0
+    assert "0 different" in capsys.readouterr().out
 
 
-def test_a_server_that_ran_before_the_recording_began_is_not_compared(tmp_path):
-    run = Run(tmp_path / "recording")
-    run.numbers[SERVER] = 41
-    anything(Server(lambda event: run.publish(SERVER, event), 12_000), random.Random(1), 60)
-    run.close()
-    found, notes = decisions(tmp_path / "recording")
-    assert not found and "ran before the recording began" in notes[0]
-
-
-def test_a_restart_of_control_starts_its_deciders_anew_and_no_gate(tmp_path):
+def test_a_restart_of_control_starts_its_deciders_and_its_gates_anew(tmp_path):
     path = tmp_path / "recording"
-    first = Run(path, (Guesses(),))
-    server = Server(lambda event: run.publish(SERVER, event), 12_000)
-    run = first
+    run = Run(path, (Guesses(), AdmissionConsumer()))
+    server = serve(run, SERVER, 12_000)
     anything(server, random.Random(1), 100)
     run.close()
-    run = Run(path, (Guesses(),), epoch=2)
-    run.numbers = first.numbers
+    new = Run(path, (Guesses(), AdmissionConsumer()), epoch=2)
+    new.numbers = run.numbers
+    new.listeners.append(server.hear)
+    server.publish = lambda event: new.publish(SERVER, event)
+    # Until its state is told, what it says is heard by no gate.
+    server.submit("early", "e1", 500)
+    server.restarted()
     anything(server, random.Random(2), 100)
-    run.close()
-    found, notes = decisions(path, lambda session: (Guesses(),))
+    new.close()
+    found, notes = decisions(path, lambda session: (Guesses(), AdmissionConsumer()))
     assert all(decision.same for decision in found) and not notes
-    assert {decision.decider for decision in found} == {SERVER, CONTROL}
     epochs = {record.epoch for record in read_recording(path) if isinstance(record.event, AdmissionWindow)}
     assert epochs == {1, 2}
 
 
-def test_controls_own_deciders_decide_alike_and_others_do_not(tmp_path, capsys):
+def test_deciders_that_hear_each_other_decide_alike_and_others_do_not(tmp_path, capsys):
     path = recorded(tmp_path / "recording", consumers=(Guesses(), Echo()))
     found, notes = decisions(path, lambda session: (Guesses(), Echo()))
-    own = [decision for decision in found if decision.decider == CONTROL]
-    assert len(own) > 20 and all(decision.same for decision in found) and not notes
-    assert {type(event) for decision in own for event in decision.replayed} == {PausePredicted, ProgramEnded}
+    assert len(found) > 20 and all(decision.same for decision in found) and not notes
+    assert {decision.decider for decision in found} == {CONTROL}
+    assert {type(event) for decision in found for event in decision.replayed} == {PausePredicted, ProgramEnded}
     assert main([str(path)], lambda session: (Guesses(2.0), Echo())) == 1
     assert main([str(path)], lambda session: (Guesses(),)) == 1
     capsys.readouterr()
@@ -262,10 +217,11 @@ def test_controls_own_deciders_decide_alike_and_others_do_not(tmp_path, capsys):
     assert "replayed: nothing" in capsys.readouterr().out
 
 
-def test_predictions_are_replayed_unless_told_otherwise(tmp_path):
-    path = recorded(tmp_path / "recording", consumers=(PauseConsumer(),))
+def test_predictions_and_gates_are_replayed_unless_told_otherwise(tmp_path):
+    path = recorded(tmp_path / "recording", consumers=(PauseConsumer(), AdmissionConsumer()))
     assert main([str(path)]) == 0
-    assert sum(isinstance(record.event, PausePredicted) for record in read_recording(path)) > 20
+    for kind in (PausePredicted, AdmissionTicket, AdmissionWindow):
+        assert sum(isinstance(record.event, kind) for record in read_recording(path)) > 20
 
 
 def test_messages_missing_in_the_file_end_the_comparison_of_controls_deciders(tmp_path):
@@ -288,19 +244,17 @@ def test_a_recording_cut_short_anywhere_is_compared_up_to_there(tmp_path):
         assert all("cut short" in note for note in notes)
 
 
-def test_a_server_without_a_gate_decides_nothing(tmp_path, capsys):
-    path = recorded(tmp_path / "recording")
-    ungated = rewritten(
-        path,
-        tmp_path / "ungated",
-        lambda record: (
-            record._replace(payload=encode(FirstToken(source=SERVER, source_seq=record.event.source_seq)))
-            if isinstance(record.event, AdmissionTicket | AdmissionWindow)
-            else record
-        ),
-    )
-    assert main([str(ungated)], none) == 0
-    assert "0 decisions compared" in capsys.readouterr().out
+def test_for_a_server_without_a_gate_nothing_is_decided(tmp_path, capsys):
+    run = Run(tmp_path / "recording", [AdmissionConsumer()])
+    server = Server(SERVER, lambda event: run.publish(SERVER, event), None)
+    server.tell()
+    anything(server, random.Random(1), 100)
+    run.tick(server.now_s)
+    run.close()
+    assert main([str(tmp_path / "recording")], gates) == 0
+    assert not [record for record in read_recording(tmp_path / "recording") if type(record.event) is AdmissionTicket]
+    found, _ = decisions(tmp_path / "recording")
+    assert not found
 
 
 @pytest.mark.parametrize("content", [b"", b"no recording", b"\x00\x00\x00\x05hello", None])
@@ -322,13 +276,17 @@ def test_a_recording_damaged_in_the_middle_is_refused(tmp_path, capsys):
     assert "byte" in capsys.readouterr().err
 
 
-def test_a_policy_that_is_not_known_here_is_bad_input(tmp_path):
-    run = Run(tmp_path / "recording")
-    run.publish(SERVER, AdmissionWindow(time_s=1.0, policy="another", capacity_tokens=10))
-    run.close()
-    with pytest.raises(RecordingError, match="unknown admission policy 'another'"):
-        decisions(tmp_path / "recording")
-    assert main([str(tmp_path / "recording")]) == 2
+def test_what_a_policy_that_is_not_known_here_decided_is_a_difference(tmp_path, caplog):
+    path = recorded(tmp_path / "recording")
+
+    def changed(record):
+        if (gate := getattr(record.event, "gate", None)) is None:
+            return record
+        other = msgspec.structs.replace(gate, policy="another")
+        return record._replace(payload=encode(msgspec.structs.replace(record.event, gate=other)))
+
+    assert main([str(rewritten(path, tmp_path / "changed", changed))], gates) == 1
+    assert "unknown admission policy 'another'" in caplog.text
 
 
 def test_the_decisions_never_overwrite_the_recording(tmp_path):
@@ -340,22 +298,33 @@ def test_the_decisions_never_overwrite_the_recording(tmp_path):
 
 
 def test_what_a_real_control_process_records_is_replayed(tmp_path):
-    folder, path = tmp_path / "s", tmp_path / "recording"
-    command = [sys.executable, "-m", "mars_sglang.control", "--address", f"ipc://{folder}", "--record", str(path)]
+    address, path = f"ipc://{tmp_path / 's'}", tmp_path / "recording"
+    command = [sys.executable, "-m", "mars_sglang.control", "--address", address, "--record", str(path)]
     control = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         _wait_for(Heartbeat, path, control)
-        publisher = Publisher(f"ipc://{folder}", "server")
-        anything(Server(publisher.publish, 12_000), random.Random(3), 300)
+        publisher = Publisher(address, "server")
+        asked = GateSettings(policy="footprint", capacity_tokens=12_000)
+        server = Server(publisher.source, publisher.publish, asked)
+        with Subscriber(address, (AdmissionTicket, Heartbeat)) as subscriber:
+            server.tell()
+            chance, deadline = random.Random(3), time.monotonic() + 30
+            while len(read := _so_far(path)) < 600 or server.answers < 20:
+                assert time.monotonic() < deadline and control.poll() is None
+                anything(server, chance, 10)
+                subscriber.wait(0.05)
+                for received in subscriber.receive():
+                    server.hear(received.event)
         publisher.close()
         _wait_for(SourceStopped, path, control)
     finally:
         control.terminate()
         control.wait(20)
+    assert {AdmissionTicket, AdmissionWindow, PausePredicted} <= {type(record.event) for record in read}
     assert main([str(path)]) == 0
-    found, notes = decisions(path, lambda session: [PauseConsumer()])
-    assert len(found) > 200 and not notes
-    assert {decision.decider for decision in found} == {publisher.source, Recording(path).session.source}
+    found, notes = decisions(path, lambda session: [PauseConsumer(), AdmissionConsumer()])
+    assert len(found) > 100 and not notes
+    assert {decision.decider for decision in found} == {Recording(path).session.source}
 
 
 def _wait_for(kind, path, control):

@@ -10,6 +10,7 @@ from mars_sglang.stream.codec import encode
 from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
+    EngineSpeed,
     ExecutorLoad,
     FirstToken,
     KvReclaimed,
@@ -26,7 +27,9 @@ from mars_sglang.stream.events import (
     ToolStarted,
     ToolUse,
     TurnEnded,
+    TurnPassed,
     TurnRetracted,
+    TurnState,
     TurnSubmitted,
 )
 from mars_sglang.stream.resync import state_parts
@@ -76,26 +79,49 @@ def test_a_program_with_two_turns_at_a_time_acts_when_both_have_ended():
     assert state.program_state("p").phase == "acting"
 
 
+def ticket(decision, program="p"):
+    return AdmissionTicket(server=SERVER, program=program, decision=decision)
+
+
 def test_behind_a_gate_a_program_is_held_until_its_ticket():
-    state = after(AdmissionWindow(source=SERVER), submitted())
+    state = after(submitted(held=True), ticket("waiting"))
     assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "waiting")
-    state.apply(AdmissionTicket(source=SERVER, program="p", decision="admitted"), 7.0)
+    state.apply(ticket("admitted"), 7.0)
     assert (state.program_state("p").phase, state.program_state("p").admission) == ("reasoning", "admitted")
-    for event in (ended(), AdmissionTicket(source=SERVER, program="p", decision="paused"), submitted(turn="u")):
+    assert state.program_state("p").since_s == 7.0
+    for event in (ended(), ticket("paused"), submitted(turn="u", held=True)):
         state.apply(event, 9.0)
     assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "paused")
 
 
 def test_a_program_whose_place_was_released_has_to_wait_again():
-    tickets = [AdmissionTicket(source=SERVER, program="p", decision=said) for said in ("admitted", "released")]
-    state = after(submitted(), tickets[0], ended(), tickets[1])
+    state = after(submitted(held=True), ticket("admitted"), ended(), ticket("released"))
     assert state.program_state("p").admission is None
-    state.apply(submitted(turn="u"), 9.0)
+    state.apply(submitted(turn="u", held=True), 9.0)
     assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "waiting")
 
 
-def test_a_turn_that_is_not_gated_is_not_held():
-    assert after(AdmissionWindow(source=SERVER), submitted(gated=False)).program_state("p").phase == "reasoning"
+def test_a_server_that_asks_for_a_program_that_had_a_place_waits_for_its_ticket():
+    state = after(submitted(held=True), ticket("admitted"), ended(), submitted(turn="u", held=True))
+    assert (state.program_state("p").phase, state.program_state("p").admission) == ("held", "waiting")
+    state.apply(ticket("resumed"), 9.0)
+    assert (state.program_state("p").phase, state.program_state("p").admission) == ("reasoning", "admitted")
+
+
+def test_a_turn_that_does_not_wait_is_not_held():
+    assert after(submitted()).program_state("p").phase == "reasoning"
+
+
+def test_a_program_that_its_server_tells_of_keeps_its_tenant_and_its_turns_by_name():
+    turns = (TurnState(turn="t", prompt_tokens=9), TurnState(turn="u", prompt_tokens=9))
+    told = ProgramState(program="p", phase="reasoning", tenant="acme", under_way=turns)
+    state = after(SourceState(source=SERVER, role="server", programs=(told,)))
+    assert state.program_state("p").tenant == "acme"
+    assert state.program_state("p").under_way == ()
+    state.apply(ended(turn="t"), 3.0)
+    assert state.program_state("p").phase == "reasoning"
+    state.apply(ended(turn="u"), 4.0)
+    assert state.program_state("p").phase == "acting"
 
 
 def test_retained_pages_follow_the_engine():
@@ -215,19 +241,31 @@ def test_numbers_from_outside_can_always_be_told_again(number):
 PROGRAMS = st.sampled_from(["p", "q", "r", None])
 SOURCES = st.sampled_from([SERVER, ENGINE, SIDECAR, "server:h:9:b"])
 KINDS = [TurnSubmitted, FirstToken, TurnEnded, TurnRetracted, KvRetained, KvReleased, KvReclaimed, ProgramEnded]
-KINDS += [AdmissionTicket, AdmissionWindow, PausePredicted, ToolStarted, ToolEnded, ExecutorLoad, SourceStopped]
+KINDS += [
+    TurnPassed,
+    EngineSpeed,
+    AdmissionTicket,
+    AdmissionWindow,
+    PausePredicted,
+    ToolStarted,
+    ToolEnded,
+    ExecutorLoad,
+    SourceStopped,
+]
 
 
 @st.composite
 def events(draw):
     kind = draw(st.sampled_from([*KINDS, SourceState]))
     fields = {"source": draw(SOURCES), "program": draw(PROGRAMS), "turn": draw(st.sampled_from(["a", "b", None]))}
+    if kind is TurnSubmitted:
+        fields["held"] = draw(st.booleans())
     if kind in (ToolStarted, ToolEnded):
         fields["call"] = draw(st.sampled_from("xy"))
     if kind in (KvRetained, KvReclaimed):
         fields["pages"] = draw(st.integers(0, 3))
     if kind is AdmissionTicket:
-        fields["decision"] = draw(st.sampled_from(["admitted", "paused", "resumed", "released"]))
+        fields["decision"] = draw(st.sampled_from(["waiting", "admitted", "paused", "resumed", "released"]))
     if kind is SourceState:
         programs = draw(st.lists(st.sampled_from("pqr"), unique=True))
         fields |= {

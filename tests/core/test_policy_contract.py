@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_sglang.core.gate import Gate
+from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import (
     admission_policy,
     admission_policy_names,
@@ -14,10 +14,12 @@ from mars_sglang.core.policy import (
     turn_policy,
     turn_policy_names,
 )
+from mars_sglang.core.program import HUMAN, Answer
 from mars_sglang.core.views import (
     ContextState,
     ContextView,
     PoolView,
+    ProgramHistory,
     ProgramView,
     RunningView,
     ToolsView,
@@ -70,24 +72,52 @@ running = st.lists(
 
 #: Admission policies that keep the sum of footprints within the pool. The others are windows
 #: over programs, or bound the context of now.
-NEVER_OVERFILLS = {"mars"}
+NEVER_OVERFILLS = {"footprint", "mars"}
 
-admission_names = [name.replace(":N", ":3") for name in admission_policy_names()]
+#: For a policy with a parameter, by what that is called: texts to ask for.
+PARAMETERS = {"N": ("3",), "OBJECTIVE": ("mean", "tail")}
 
 
-def program_views(waiting: bool):
-    return st.builds(
-        ProgramView,
-        program=ids,
-        arrived_s=times,
-        waiting_since_s=times if waiting else st.none(),
-        in_flight=st.just(0) if waiting else st.integers(0, 2),
-        footprint_tokens=tokens,
-        idle_s=st.just(0.0) if waiting else times,
-        turns=st.integers(0, 50),
-        passed_over=st.integers(0, 40),
-        context_tokens=tokens,
-        paused=st.booleans() if waiting else st.just(False),
+def names_to_ask_for() -> list[str]:
+    """Every registered admission policy; without its parameter too where that is optional."""
+    names = []
+    for form in admission_policy_names():
+        name, _, parameter = form.replace("[", "").replace("]", "").partition(":")
+        names += [name] * ("[" in form or not parameter)
+        names += [f"{name}:{text}" for text in PARAMETERS.get(parameter, ())]
+    return names
+
+
+#: Of any number of turns: a policy may not rely on sums that fit together.
+histories = st.sampled_from(
+    [
+        ProgramHistory(1, 1, 0, 0.0, 0, 0.0, ((HUMAN, 1),)),
+        ProgramHistory(4, 800, 9_000, 30.0, 3, 2.5, (("bash", 3), ("pytest", 1))),
+        ProgramHistory(50, 100_000, 250_000, 900.0, 49, 36_000.0, (("bash", 20), ("edit", 30), (HUMAN, 1))),
+    ]
+)
+
+
+@st.composite
+def program_views(draw, waiting: bool):
+    in_flight = 0 if waiting else draw(st.integers(0, 2))
+    turns = draw(st.integers(0, 50))
+    context_tokens = draw(tokens)
+    return ProgramView(
+        program=draw(ids),
+        arrived_s=draw(times),
+        waiting_since_s=draw(times) if waiting else None,
+        in_flight=in_flight,
+        context_tokens=context_tokens,
+        turns=turns,
+        idle_since_s=draw(times) if turns and not in_flight else None,
+        paused=draw(st.booleans()) if waiting else False,
+        tenant=draw(st.sampled_from(["", "a", "b"])),
+        shared_tokens=draw(st.integers(0, context_tokens)),
+        resident_tokens=draw(st.none() | st.integers(0, context_tokens)),
+        first_tokens=draw(st.integers(0, context_tokens)),
+        history=draw(histories) if turns else None,
+        remaining_turns=draw(st.none() | st.floats(0, 1000)),
     )
 
 
@@ -98,8 +128,21 @@ pools = st.builds(
     referenced_tokens=st.integers(0, 1_000_000),
     tools=st.none()
     | st.builds(ToolsView, st.integers(0, 16), st.integers(0, 16), st.integers(0, 64), st.floats(0, 100)),
+    host_tokens=st.sampled_from([0, 0, 500_000]),
+    host_copies=st.booleans(),
+    prefill_token_s=st.none() | st.floats(1e-6, 1e-3),
+    load_token_s=st.none() | st.floats(1e-7, 1e-3),
 )
-outcomes = st.builds(TurnOutcome, ids, tokens, st.integers(0, 300_000), st.integers(0, 300_000), tokens)
+outcomes = st.builds(
+    TurnOutcome,
+    program=ids,
+    prompt_tokens=tokens,
+    cached_tokens=st.integers(0, 300_000),
+    known_tokens=st.integers(0, 300_000),
+    output_tokens=tokens,
+    grown_tokens=st.none() | st.integers(0, 300_000),
+    passed_s=times,
+)
 
 
 @pytest.fixture(scope="module", params=turn_policy_names())
@@ -107,7 +150,7 @@ def policy_name(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=admission_names)
+@pytest.fixture(scope="module", params=names_to_ask_for())
 def admission_name(request):
     return request.param
 
@@ -151,11 +194,13 @@ def test_a_victim_order_is_a_permutation_with_the_least_urgent_first(policy_name
 @given(
     rounds=st.lists(
         st.tuples(
-            st.lists(program_views(waiting=False), unique_by=lambda p: p.program),
-            st.lists(program_views(waiting=True), unique_by=lambda p: p.program),
+            st.lists(program_views(waiting=False), unique_by=lambda p: p.program, max_size=6),
+            st.lists(program_views(waiting=True), unique_by=lambda p: p.program, max_size=6),
             pools,
             st.floats(0, 100),
             st.lists(outcomes, max_size=3),
+            st.floats(0, 10_000),
+            st.booleans(),
         ),
         min_size=1,
         max_size=4,
@@ -166,12 +211,19 @@ def test_admission_pauses_idle_programs_admits_waiting_ones_and_never_wedges(adm
     policy, twin = admission_policy(admission_name), admission_policy(admission_name)
     assert policy.name == admission_name
     now_s = 0.0
-    for admitted, waiting, pool, seconds, turns in rounds:
-        now_s += seconds
+    over: list[ProgramView] = []
+    for admitted, waiting, pool, later_s, turns, silent_s, said in rounds:
+        now_s += later_s
         waiting = [p for p in waiting if p.program not in {a.program for a in admitted}]
-        for turn in turns:
-            policy.observe_turn(turn, now_s)
-            twin.observe_turn(turn, now_s)
+        for one in (policy, twin):
+            for turn in turns:
+                one.observe_turn(turn, now_s)
+            for view in over:
+                one.observe_over(view, said, now_s)
+            for view in waiting:
+                if view.turns:
+                    one.observe_pause(view, silent_s)
+        over = admitted
         decision = policy.decide(admitted, waiting, pool, now_s)
         assert decision == twin.decide(admitted, waiting, pool, now_s)
         by_id = {p.program: p for p in [*admitted, *waiting]}
@@ -182,10 +234,11 @@ def test_admission_pauses_idle_programs_admits_waiting_ones_and_never_wedges(adm
         inside = [p for p in admitted if p.program not in decision.pause]
         # With nobody inside, somebody gets in, however large.
         assert inside or not waiting or decision.admit
-        if admission_name in NEVER_OVERFILLS:
-            used = pool.anonymous_tokens + sum(p.footprint_tokens for p in inside)
+        assert all(policy.footprint_tokens(p) == twin.footprint_tokens(p) >= 0 for p in by_id.values())
+        if admission_name.partition(":")[0] in NEVER_OVERFILLS and not pool.host_tokens:
+            used = pool.anonymous_tokens + sum(policy.footprint_tokens(p) for p in inside)
             for i, program in enumerate(decision.admit):
-                used += by_id[program].footprint_tokens
+                used += policy.footprint_tokens(by_id[program])
                 assert used <= pool.capacity_tokens or (i == 0 and not inside)
 
 
@@ -211,7 +264,7 @@ def test_an_admission_decision_does_not_depend_on_the_input_order(
 @given(sizes=st.lists(st.integers(1, 90_000), min_size=1, max_size=12), capacity=st.integers(20_000, 400_000))
 def test_every_program_of_a_burst_gets_its_turn_when_the_others_end(admission_name, sizes, capacity):
     """Through the gate, with a decision a second: who is inside runs one turn, is silent for 3 s, runs one more."""
-    gate = Gate(admission_policy(admission_name), capacity)
+    gate = Gate(admission_policy(admission_name), PoolFacts(capacity))
     for i, tokens in enumerate(sizes):
         gate.submit(f"p{i}", f"p{i}/0", tokens, 0.0)
     running: dict[str, float] = {}
@@ -227,14 +280,13 @@ def test_every_program_of_a_burst_gets_its_turn_when_the_others_end(admission_na
         for turn in [turn for turn, at_s in running.items() if at_s <= now_s]:
             del running[turn]
             program, number = turn.split("/")
-            context = sizes[int(program[1:])] + 500 * (int(number) + 1)
-            gate.finish(program, turn, now_s, context, last=number == "1", cached_tokens=0, output_tokens=100)
+            prompt = sizes[int(program[1:])] + 500 * (int(number) + 1) - 100
+            gate.finish(program, turn, now_s, Answer(prompt, 100, 0, ("bash",)), last=number == "1")
             if number == "1":
                 done.add(program)
             else:
                 back[f"{program}/1"] = now_s + 3.0
-        decided = gate.decide(now_s)
-        running |= dict.fromkeys(decided.passed if decided is not None else (), now_s + 2.0)
+        running |= dict.fromkeys(gate.decide(now_s).passed, now_s + 2.0)
         if len(done) == len(sizes):
             return
     raise AssertionError(f"{sorted(back)} silent, {sorted(running)} running and {len(done)} done after an hour")
@@ -243,7 +295,7 @@ def test_every_program_of_a_burst_gets_its_turn_when_the_others_end(admission_na
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown turn policy 'lru'; known: .*mars"):
         turn_policy("lru")
-    with pytest.raises(ValueError, match=r"unknown admission policy 'x'; known: .*mars, .*window:N"):
+    with pytest.raises(ValueError, match=r"unknown admission policy 'x'; known: .*footprint, mars.*, .*window:N"):
         admission_policy("x")
 
 
@@ -255,8 +307,8 @@ def test_a_parameter_that_is_missing_or_not_accepted_is_named_with_the_accepted_
 
 
 def test_a_policy_without_a_parameter_takes_none():
-    with pytest.raises(ValueError, match="unknown admission policy 'mars:3'; known: "):
-        admission_policy("mars:3")
+    with pytest.raises(ValueError, match="unknown admission policy 'footprint:3'; known: "):
+        admission_policy("footprint:3")
 
 
 def test_a_name_is_registered_once():

@@ -1,4 +1,4 @@
-"""``--mars-identity`` on the way from the command line to the server."""
+"""Our flags on the way from the command line to the server."""
 
 import argparse
 from types import SimpleNamespace
@@ -84,3 +84,49 @@ def test_a_good_file_is_taken_and_names_programs(written, monkeypatch):
     assert arguments._host_arguments(config, {}) == {}
     found = Recognition(config).identify(None, "t", {"messages": []}, {"x-acme-run": "r"})
     assert (found.program, found.recognised_by) == ("r", "header x-acme-run")
+
+
+# -- admission
+
+
+@pytest.fixture
+def activated(monkeypatch):
+    """What would be handed to the server's processes; nothing is installed."""
+    configs = []
+    monkeypatch.setattr(arguments, "_activate", configs.append)
+    return configs
+
+
+def test_admission_flags_reach_the_server(tmp_path, activated):
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text("[tenants]\nteam = { weight = 3 }\n")
+    given = ["--mars-max-waiting", "8", "--mars-max-admission-wait", "2.5", "--mars-tenants", str(tenants)]
+    parsed("--mars-admission", "footprint", "--mars-control", f"ipc://{tmp_path}/c", *given)
+    (config,) = activated
+    assert (config.turn_policy, config.admission) == (None, "footprint")
+    assert (config.max_waiting, config.max_admission_wait_s, config.tenant_weights) == (8, 2.5, {"@team": 3.0})
+
+
+def test_an_engine_without_http_takes_the_same_arguments(tmp_path, activated):
+    wanted = {"mars_admission": "window:2", "mars_max_waiting": "8", "mars_control": f"ipc://{tmp_path}/c"}
+    server_args = arguments.engine_server_args(SimpleNamespace, {"model_path": "m", **wanted})
+    assert vars(server_args) == {"model_path": "m"}, "none of ours is left for SGLang"
+    assert (activated[0].admission, activated[0].max_waiting) == ("window:2", 8)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--mars-max-waiting", "8"), "--mars-max-waiting needs an admission policy; give --mars-admission too"),
+        (("--mars-admission", "mars", "--mars-control", "off"), "that --mars-control off turns off"),
+        (("--mars-admission", "mars", "--mars-max-admission-wait", "soon"), "is 'soon'; accepted: a number of seconds"),
+        (("--mars-admission", "thunder", "--mars-objective", "mean"), "--mars-objective is for --mars-admission mars"),
+        (("--mars-admission", "nope"), "also accepted: off"),
+    ],
+)
+def test_a_mistake_in_them_is_a_short_message_and_status_2(capsys, argv, says):
+    with pytest.raises(SystemExit) as ended:
+        parsed(*argv)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mars-sglang: error: --mars-") and says in said and "Traceback" not in said

@@ -256,6 +256,49 @@ def test_bad_hints_are_ignored(osl, priority):
     assert (found.program, found.expected_output_tokens, found.priority) == ("a", None, None)
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "turns"),
+    [
+        ({"nvext": {"agent_hints": {"remaining_turns": 12}}}, {}, 12),
+        ({"extra_body": {"nvext": {"agent_hints": {"remaining_turns": 12}}}}, {}, 12),
+        ({}, {"X-Mars-Remaining-Turns": "12"}, 12),
+        ({}, {"x-mars-remaining-turns": "0"}, 0),
+        ({"nvext": {"agent_hints": {"remaining_turns": 3}}}, {"x-mars-remaining-turns": "12"}, 3),
+        ({"nvext": {"agent_hints": {"remaining_turns": "soon"}}}, {"x-mars-remaining-turns": "12"}, 12),
+        ({}, {}, None),
+    ],
+)
+def test_a_client_may_say_how_many_turns_are_to_come(body, headers, turns):
+    assert identify({"program_id": "a", **body}, headers).remaining_turns == turns
+
+
+@pytest.mark.parametrize("turns", [-1, "-1", "", "many", 1.5, "1.5", True, 2**40, "9" * 400, "١٢", None, [3]])
+def test_a_number_of_turns_that_is_none_is_ignored(turns):
+    found = identify({"program_id": "a", "nvext": {"agent_hints": {"remaining_turns": turns}}}, {})
+    assert (found.program, found.remaining_turns) == ("a", None)
+
+
+# -- whose share it takes
+
+
+def test_shares_are_of_the_key_and_without_one_of_the_name_that_a_header_gives():
+    def tenant(**headers):
+        return identify({}, {name.replace("_", "-"): value for name, value in headers.items()}).tenant
+
+    keyed = tenant(authorization="Bearer secret")
+    assert len(keyed) == 12 and "secret" not in keyed
+    assert keyed == tenant(authorization="Bearer secret", X_Mars_Tenant="other"), "nobody with a key takes a name"
+    assert keyed != tenant(x_api_key="k") != ""
+    assert tenant(X_Mars_Tenant="team") == "@team" and tenant() == tenant(x_mars_tenant="") == ""
+    assert tenant(x_mars_tenant="x" * 65) == "", "no name"
+
+
+def test_a_program_is_its_keys_and_the_tenant_header_changes_no_id():
+    plain = identify({"program_id": "a"}, {"authorization": "Bearer one"})
+    assert plain.program == f"{plain.tenant}/a"
+    assert identify({"program_id": "a"}, {"x-mars-tenant": "team"}).program == "a"
+
+
 # -- a table of one's own
 
 

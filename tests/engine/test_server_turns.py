@@ -1,6 +1,8 @@
-"""The life of a turn in the server process, without the server: what the stream is told of how a program ended."""
+"""The life of a turn in the server process, without the server: who waits for whom, and what the stream is told."""
 
 import asyncio
+import contextlib
+import time
 
 import pytest
 
@@ -9,9 +11,10 @@ pytest.importorskip("sglang")
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from mars_sglang.config import MarsConfig, StreamConfig
+from mars_sglang.engine.refusals import AdmissionRefused
 from mars_sglang.engine.server_turns import HostSettings, ServerTurns
-from mars_sglang.stream.events import AdmissionTicket, ProgramEnded, TurnEnded
-from tests.sidecar.running import Events, folder
+from mars_sglang.stream.events import ProgramEnded, TurnEnded, TurnSubmitted
+from tests.sidecar.running import Events, folder, process
 
 ANSWER = {
     "text": "Done.",
@@ -38,17 +41,31 @@ def events(place):
 
 @pytest.fixture
 def turns(place):
-    turns = ServerTurns(MarsConfig(None, "mars", StreamConfig(f"ipc://{place}")), HostSettings())
+    return opened(place, "mars")
+
+
+def opened(place: str, admission: str, **settings) -> ServerTurns:
+    turns = ServerTurns(MarsConfig(None, admission, StreamConfig(f"ipc://{place}"), **settings), HostSettings())
     turns.open_stream()
     turns.open_gate(capacity_tokens=1000)
     return turns
 
 
-async def begun(turns: ServerTurns, program: str, **body):
+def arrived(turns: ServerTurns, program: str | None, rid: str | None = None, headers=None, **body):
+    """A turn that has not waited yet."""
+    obj = GenerateReqInput(input_ids=[1] * 100, sampling_params={"max_new_tokens": 20}, rid=rid)
+    return turns.arrive(obj, {"program_id": program, **body}, headers or {})
+
+
+async def begun(turns: ServerTurns, program: str | None, **body):
     """A turn that passed the gate."""
-    obj = GenerateReqInput(input_ids=[1] * 100, sampling_params={"max_new_tokens": 20})
-    turn = turns.arrive(obj, {"program_id": program, **body}, {})
-    await turns.admit(turn, None)
+    turn = arrived(turns, program, **body)
+    try:
+        await turns.admit(turn, None)
+    except BaseException as failure:
+        turn.failure = failure
+        turns.end(turn)
+        raise
     return turn
 
 
@@ -62,7 +79,7 @@ def test_a_program_that_is_ended_during_a_turn_is_said_over_after_it_with_that_r
     async def scenario():
         turn = await begun(turns, "p")
         assert turns.program_over("p", reason)
-        assert turns.gate.gate.snapshot().admitted == 1, "the turn goes on"
+        assert turns.gate.has_place("p"), "the turn goes on"
         await answered(turns, turn)
 
     asyncio.run(scenario())
@@ -71,7 +88,7 @@ def test_a_program_that_is_ended_during_a_turn_is_said_over_after_it_with_that_r
     assert [type(event) for event in told] == [TurnEnded, ProgramEnded]
     assert told[0].last and told[0].finish_reason == "stop"
     assert (told[1].program, told[1].reason) == ("p", reason)
-    assert turns.gate.gate.snapshot().admitted == 0
+    assert not turns.gate.has_place("p")
 
 
 def test_a_program_whose_client_says_last_is_final(turns, events):
@@ -82,7 +99,7 @@ def test_a_program_whose_client_says_last_is_final(turns, events):
     (over,) = events.wait_for(ProgramEnded)
     assert (over.program, over.reason) == ("p", "final")
     assert events.of(TurnEnded)[0].last
-    assert turns.gate.gate.snapshot().admitted == 0
+    assert not turns.gate.has_place("p")
 
 
 def test_a_last_turn_is_final_though_the_program_is_deleted_meanwhile(turns, events):
@@ -104,7 +121,7 @@ def test_between_turns_it_is_over_at_once(turns, events, reason):
     asyncio.run(scenario())
     assert [over.reason for over in events.wait_for(ProgramEnded)] == [reason]
     assert not events.of(TurnEnded)[0].last
-    assert [ticket.decision for ticket in events.of(AdmissionTicket)][-1] == "released"
+    assert not turns.gate.has_place("p")
 
 
 def test_a_program_that_comes_back_before_its_turn_ended_is_not_over(turns, events):
@@ -133,3 +150,149 @@ def test_what_a_turn_took_is_told_once_with_how_it_ended(turns, events):
     both, gone = events.wait_for(TurnEnded, count=2)
     assert (both.prompt_tokens, both.output_tokens, both.cached_tokens, both.finish_reason) == (200, 40, 60, "stop")
     assert (gone.prompt_tokens, gone.output_tokens, gone.finish_reason) == (0, 0, "gone")
+
+
+# -- with a control process that answers
+
+
+@pytest.fixture
+def control(place):
+    with process("mars_sglang.control", "--address", f"ipc://{place}") as running:
+        yield running
+
+
+def asking(place, scenario, **settings):
+    """Run the scenario with turns of a server in whose window is one program, once they can ask."""
+
+    async def whole():
+        turns = opened(place, "window:1", **settings)
+        turns.watch()
+        deadline = time.monotonic() + 20
+        while turns.gate.open:
+            assert time.monotonic() < deadline, "the control process never came"
+            await asyncio.sleep(0.02)
+        try:
+            await scenario(turns)
+        finally:
+            turns.stream = None
+            await turns._watching
+
+    asyncio.run(whole())
+
+
+@contextlib.asynccontextmanager
+async def held(turns: ServerTurns, program: str, **body):
+    """A turn that was told to wait."""
+    task = asyncio.create_task(begun(turns, program, **body))
+    before = turns.gate.waiting
+    await until(lambda: turns.gate.waiting > before)
+    yield task
+    task.cancel()  # nothing, where it is done
+    await asyncio.wait({task})
+    task.cancelled() or task.exception()
+
+
+async def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("control")
+def test_a_second_program_waits_until_the_first_is_over_and_a_continuation_does_not(place):
+    async def scenario(turns):
+        first = await begun(turns, "a")
+        async with held(turns, "b") as waiting:
+            await answered(turns, first)
+            second = arrived(turns, "a")
+            assert not second.held, "a continuation"
+            await turns.admit(second, None)
+            without_id = await begun(turns, None)
+            assert not waiting.done()
+            await answered(turns, without_id)
+            await answered(turns, second)
+            turns.program_over("a", "deleted")
+            await answered(turns, await waiting)
+        assert turns.gate.has_place("b") and not turns.gate.has_place("a")
+        assert [ticket.decision for ticket in turns.stream.decisions] == ["admitted", "released", "admitted"]
+        assert turns.gate.counters.unasked == 0
+
+    asking(place, scenario)
+
+
+@pytest.mark.usefixtures("control")
+@pytest.mark.parametrize("how", ["aborted", "cancelled"])
+def test_what_goes_away_at_the_gate_or_fails_behind_it_holds_nobody_back(place, how):
+    async def scenario(turns):
+        first = await begun(turns, "a")
+        async with held(turns, "b", rid="b1") as waiting, held(turns, "c") as next_one:
+            if how == "aborted":
+                turns.gate.abort("b1")
+            else:
+                waiting.cancel()
+            await asyncio.wait({waiting})
+            turns.end(first)  # without an answer
+            assert not turns.gate.has_place("a")
+            await answered(turns, await next_one)
+        await until(lambda: (window := turns.stream.window) and (window.admitted, window.waiting) == (1, 0))
+        assert arrived(turns, "a").held, "it has to ask again"
+
+    asking(place, scenario)
+
+
+@pytest.mark.usefixtures("control")
+def test_deadlines_and_a_full_queue_are_refusals_that_leave_no_trace(place):
+    async def scenario(turns):
+        first = await begun(turns, "a")
+        async with held(turns, "b") as waiting:
+            with pytest.raises(AdmissionRefused) as full:
+                await begun(turns, "c")
+            assert full.value.status_code == 429
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        with pytest.raises(AdmissionRefused) as late:
+            await begun(turns, "c", headers={"x-request-deadline-ms": "50"})
+        assert late.value.status_code == 503
+        await until(lambda: (window := turns.stream.window) and window.waiting == 0)
+        await answered(turns, first)
+
+    asking(place, scenario, max_waiting=1)
+
+
+@pytest.mark.usefixtures("control")
+def test_a_second_turn_of_the_same_id_is_refused_and_the_first_goes_on(place):
+    async def scenario(turns):
+        first = await begun(turns, "a", rid="same-1")
+        async with held(turns, "b", rid="same-2") as waiting:
+            for rid, program in (("same-1", "a"), ("same-2", "b"), ("same-2", "c")):
+                with pytest.raises(ValueError, match=f"Duplicate request ID detected: {rid}"):
+                    arrived(turns, program, rid=rid)
+            await answered(turns, first)
+            turns.program_over("a", "deleted")
+            await answered(turns, await waiting)
+        turns.end(arrived(turns, "b", rid="same-1"))  # free again
+
+    asking(place, scenario)
+
+
+@pytest.mark.usefixtures("control")
+def test_a_server_whose_loop_stood_still_hears_first_and_asks_then(place):
+    async def scenario(turns):
+        await begun(turns, "a")
+        time.sleep(2.0)  # longer than the silence after which the control process counts as away
+        assert arrived(turns, "b").held and turns.gate.counters.unasked == 0
+
+    asking(place, scenario)
+
+
+def test_what_a_client_says_of_its_program_is_told(turns, events):
+    async def scenario():
+        headers = {"authorization": "Bearer k", "x-mars-remaining-turns": "7"}
+        await begun(turns, "p", headers=headers)
+        await begun(turns, "q", headers={"x-mars-tenant": "team"})
+
+    asyncio.run(scenario())
+    keyed, named = events.wait_for(TurnSubmitted, count=2)
+    assert keyed.remaining_turns == 7 and keyed.program == f"{keyed.tenant}/p" and len(keyed.tenant) == 12
+    assert named.remaining_turns is None and (named.program, named.tenant) == ("q", "@team")

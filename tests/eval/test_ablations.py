@@ -5,9 +5,11 @@ import pytest
 from eval.ablations import ADMISSION_ABLATIONS, TURN_ABLATIONS
 from eval.replay.arrivals import Arrivals
 from eval.setup import Setup
+from mars_sglang.core.admission.footprint import FootprintAdmission
 from mars_sglang.core.policies.mars import MarsTurnPolicy
 from mars_sglang.core.policy import BaseTurnPolicy, admission_policy_names, turn_policy_names
-from mars_sglang.core.views import PoolView, ProgramView
+from mars_sglang.core.views import PoolView
+from tests.core.admission.programs import in_tool, new, working
 from tests.eval.simulator.builders import program, run
 
 METHODS = ("order_turns", "may_be_passed", "order_reclaim", "order_victims")
@@ -21,27 +23,28 @@ def test_a_turn_ablation_differs_from_the_whole_in_one_method_which_is_sglangs(n
     assert getattr(kind, changed[0]) is getattr(BaseTurnPolicy, changed[0])
 
 
-def view(name, tokens, context, idle_s=0.0, waits=False):
-    return ProgramView(name, 0.0, 1.0 if waits else None, 0, tokens, idle_s, 3, context_tokens=context)
+def decided(name, inside, waiting, capacity=1000, now_s=0.0):
+    return ADMISSION_ABLATIONS[name]().decide(inside, waiting, PoolView(capacity, 0), now_s)
 
 
 def test_without_growth_only_what_is_held_now_counts():
-    # Footprints 600 + 500 > 950, contexts 400 + 500 < 950.
-    inside, waiting = [view("a", 600, 400)], [view("b", 500, 500, waits=True)]
-    decide = ADMISSION_ABLATIONS["mars-no-growth"]().decide
-    assert decide(inside, waiting, PoolView(1000, 0), 0.0).admit == ("b",)
+    # 400 + 500 < .95 x 1000; with 2 x 600 each for their growth they would not fit.
+    inside, waiting = [working("a", 400)], [new("b", 500)]
+    assert decided("mars-no-growth", inside, waiting).admit == ("b",)
+    assert FootprintAdmission().decide(inside, waiting, PoolView(1000, 0), 0.0).admit == ()
 
 
 def test_without_pausing_an_overfull_pool_pauses_nobody():
-    inside = [view("a", 800, 800), view("b", 800, 800)]
-    assert ADMISSION_ABLATIONS["mars-no-pause"]().decide(inside, [], PoolView(1000, 0), 0.0).pause == ()
+    inside = [in_tool("a", 800), in_tool("b", 800)]
+    assert decided("mars-no-pause", inside, []).pause == ()
+    assert FootprintAdmission().decide(inside, [], PoolView(1000, 0), 0.0).pause == ("a", "b")
 
 
 def test_without_dormancy_half_a_minute_of_silence_is_no_end():
-    waiting = [view("b", 500, 500, waits=True)]
-    decide = ADMISSION_ABLATIONS["mars-no-dormancy"]().decide
-    assert decide([view("a", 600, 600, idle_s=60.0)], waiting, PoolView(1000, 0), 0.0).admit == ()
-    assert decide([view("a", 600, 600, idle_s=601.0)], waiting, PoolView(1000, 0), 0.0).admit == ("b",)
+    inside, waiting = [in_tool("a", 600, idle_since_s=0.0)], [new("b", 500)]
+    assert decided("mars-no-dormancy", inside, waiting, 2400, 60.0).admit == ()
+    assert decided("mars-no-dormancy", inside, waiting, 2400, 601.0).admit == ("b",)
+    assert FootprintAdmission().decide(inside, waiting, PoolView(2400, 0), 601.0).admit == ("b",)
 
 
 @pytest.mark.parametrize("turn", TURN_ABLATIONS)

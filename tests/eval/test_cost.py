@@ -10,7 +10,7 @@ from eval.cost import timing
 from eval.cost.curve import SMALLEST, Curve, Spread
 from eval.cost.policies import admission_names, turn_policy_curves
 from eval.cost.report import markdown
-from eval.cost.timing import Contender, Effort, is_long, measure
+from eval.cost.timing import Contender, Effort, is_long, measure, measure_calls
 from mars_sglang.core.policy import admission_policy, turn_policy_names
 
 ONE_ROUND = Effort(rounds=1, round_s=0.0)
@@ -91,6 +91,18 @@ def test_contenders_take_turns():
     assert "".join(log) == "baabba"
 
 
+def test_calls_that_are_restored_are_timed_each_and_the_mean_is_theirs(monkeypatch):
+    now_s, costs = 0.0, iter([0.001, 0.001, 0.002, 0.006])
+
+    def work() -> None:
+        nonlocal now_s
+        now_s += next(costs)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(thread_time=lambda: now_s))
+    measured = measure_calls({"it": Contender(work, lambda: None, calls=4, items=2)}, Effort(rounds=1))
+    assert measured["it"][0] == pytest.approx([500.0, 500.0, 1_000.0, 3_000.0])
+
+
 def test_the_time_is_per_thing_done_and_what_is_restored_is_not_timed(monkeypatch):
     now_s = 0.0
 
@@ -156,9 +168,15 @@ def test_evictions_are_measured_against_lru(out):
 
 def test_gate_and_control_process_are_measured_against_known_programs(out):
     text = (out / "cost.md").read_text()
-    for section in ("The gate", "One event in the control process", "Resident memory of the control process"):
+    for section in ("One event in the control process", "Resident memory of the control process"):
         assert [line[0] for line in rows(text, section)[1:]] == ["1", "20"]
-    assert rows(text, "One look at an open pause")[0] == ["pauses due at once", "look"]
+    for section in ("The gate: a turn arrives", "The gate: a turn ends"):
+        head, *lines = rows(text, section)
+        assert {"footprint", "footprint, p99", "thunder", "thunder, p99"} < set(head)
+        assert [line[0] for line in lines] == ["20"] and all(lines[0])
+    for section in ("The gate with a queue: a new program's turn is held", "The gate with a queue: a turn ends"):
+        assert [line[0] for line in rows(text, section)[1:]] == ["0", "20"]
+    assert rows(text, "One look at an open pause")[0] == ["pauses due at once", "look", "look, host loaded"]
 
 
 def test_a_control_process_with_programs_holds_memory(out):
@@ -181,6 +199,7 @@ def test_a_part_alone_and_a_wrong_size(capsys):
     assert command.main(["--quick", "--part", "gate", "--max-programs", "2"]) == 0
     printed = capsys.readouterr().out
     assert "## The gate" in printed
+    assert "mars" in rows(printed, "The gate: a turn ends")[0]
     assert "## One scheduling pass" not in printed
     with pytest.raises(SystemExit):
         command.main(["--max-programs", "0"])

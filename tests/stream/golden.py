@@ -1,10 +1,15 @@
-"""Every message with every field set, and its bytes in hexadecimal. What stands here once is never changed."""
+"""Every message with every field set, and its bytes in hexadecimal. What stands here once is never changed.
+
+A kind that got more fields has another entry with these set; the one before stays.
+"""
 
 from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
+    EngineSpeed,
     ExecutorLoad,
     FirstToken,
+    GateSettings,
     Heartbeat,
     KvEvicted,
     KvReclaimed,
@@ -21,7 +26,9 @@ from mars_sglang.stream.events import (
     ToolStarted,
     ToolUse,
     TurnEnded,
+    TurnPassed,
     TurnRetracted,
+    TurnState,
     TurnSubmitted,
 )
 from mars_sglang.stream.snapshot import ExecutorState, Snapshot
@@ -51,6 +58,25 @@ PROGRAM = ProgramState(
     tools=TOOLS,
 )
 
+HELD = ProgramState(
+    program="a1b2c3d4e5f6/run-2",
+    phase="held",
+    since_s=12.25,
+    arrived_s=12.25,
+    admission="waiting",
+    tenant="a1b2c3d4e5f6",
+    under_way=(TurnState(turn="rid-10", prompt_tokens=700, since_s=12.25, held=True),),
+)
+
+GATE = GateSettings(
+    policy="mars",
+    capacity_tokens=60000,
+    host_tokens=240000,
+    host_copies=False,
+    weights={"a1b2c3d4e5f6": 2.0},
+    instance="4711-5eed",
+)
+
 CALL = ToolCallState(
     call="c-1",
     tool="shell",
@@ -62,25 +88,6 @@ CALL = ToolCallState(
 )
 
 GOLDEN = (
-    (
-        TurnSubmitted(
-            **COMMON,
-            prompt_tokens=9000,
-            projected_tokens=9512,
-            number=3,
-            recognised_by="header x-session-id",
-            parent="a1b2c3d4e5f6/run-0",
-            tool="shell",
-            gated=False,
-        ),
-        (
-            "8da46b696e64ae7475726e5f7375626d6974746564a6736f75726365b57365727665723a686f73743a343731313a3565"
-            "6564aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db2613162326333643465"
-            "3566362f72756e2d31a47475726ea57269642d39ad70726f6d70745f746f6b656e73cd2328b070726f6a65637465645f"
-            "746f6b656e73cd2528a66e756d62657203ad7265636f676e697365645f6279b368656164657220782d73657373696f6e"
-            "2d6964a6706172656e74b26131623263336434653566362f72756e2d30a4746f6f6ca57368656c6ca56761746564c2"
-        ),
-    ),
     (
         FirstToken(**COMMON, prompt_tokens=9000, cached_tokens=8900, queued_s=0.25, prefill_s=0.125),
         (
@@ -329,6 +336,132 @@ GOLDEN = (
             "83a46c6f6164de0003a46b696e64ad6578656375746f725f6c6f6164a86578656375746f72a5626f782d31a5636f7265"
             "73cb4020000000000000a461745f73cb4025000000000000a57374616c65c3a8636f756e7465727381a8726563656976"
             "656409"
+        ),
+    ),
+    (
+        TurnSubmitted(
+            **COMMON,
+            prompt_tokens=9000,
+            projected_tokens=9512,
+            number=3,
+            recognised_by="header x-session-id",
+            parent="a1b2c3d4e5f6/run-0",
+            tool="shell",
+            gated=False,
+            held=True,
+            tenant="a1b2c3d4e5f6",
+            remaining_turns=12.0,
+        ),
+        (
+            "de0010a46b696e64ae7475726e5f7375626d6974746564a6736f75726365b57365727665723a686f73743a343731313a"
+            "35656564aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db261316232633364"
+            "34653566362f72756e2d31a47475726ea57269642d39ad70726f6d70745f746f6b656e73cd2328b070726f6a65637465"
+            "645f746f6b656e73cd2528a66e756d62657203ad7265636f676e697365645f6279b368656164657220782d7365737369"
+            "6f6e2d6964a6706172656e74b26131623263336434653566362f72756e2d30a4746f6f6ca57368656c6ca56761746564"
+            "c2a468656c64c3a674656e616e74ac613162326333643465356636af72656d61696e696e675f7475726e73cb40280000"
+            "00000000"
+        ),
+    ),
+    (
+        TurnPassed(**COMMON, reason="slow"),
+        (
+            "87a46b696e64ab7475726e5f706173736564a6736f75726365b57365727665723a686f73743a343731313a35656564aa"
+            "736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db2613162326333643465356636"
+            "2f72756e2d31a47475726ea57269642d39a6726561736f6ea4736c6f77"
+        ),
+    ),
+    (
+        EngineSpeed(**COMMON, instance="4711-5eed", prefill_token_s=0.00005, load_token_s=0.000002),
+        (
+            "89a46b696e64ac656e67696e655f7370656564a6736f75726365b57365727665723a686f73743a343731313a35656564"
+            "aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db26131623263336434653566"
+            "362f72756e2d31a47475726ea57269642d39a8696e7374616e6365a9343731312d35656564af70726566696c6c5f746f"
+            "6b656e5f73cb3f0a36e2eb1c432dac6c6f61645f746f6b656e5f73cb3ec0c6f7a0b5ed8d"
+        ),
+    ),
+    (
+        AdmissionTicket(
+            **COMMON, server="server:host:4711:5eed", decision="resumed", waited_s=3.5, reason="fits beside 7"
+        ),
+        (
+            "8aa46b696e64b061646d697373696f6e5f7469636b6574a6736f75726365b57365727665723a686f73743a343731313a"
+            "35656564aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db261316232633364"
+            "34653566362f72756e2d31a47475726ea57269642d39a6736572766572b57365727665723a686f73743a343731313a35"
+            "656564a86465636973696f6ea7726573756d6564a87761697465645f73cb400c000000000000a6726561736f6ead6669"
+            "7473206265736964652037"
+        ),
+    ),
+    (
+        AdmissionWindow(
+            **COMMON,
+            server="server:host:4711:5eed",
+            policy="mars",
+            admitted=5,
+            waiting=2,
+            paused=1,
+            footprint_tokens=50000,
+            anonymous_tokens=900,
+            capacity_tokens=60000,
+            host_tokens=240000,
+        ),
+        (
+            "8fa46b696e64b061646d697373696f6e5f77696e646f77a6736f75726365b57365727665723a686f73743a343731313a"
+            "35656564aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db261316232633364"
+            "34653566362f72756e2d31a47475726ea57269642d39a6736572766572b57365727665723a686f73743a343731313a35"
+            "656564a6706f6c696379a46d617273a861646d697474656405a777616974696e6702a670617573656401b0666f6f7470"
+            "72696e745f746f6b656e73cdc350b0616e6f6e796d6f75735f746f6b656e73cd0384af63617061636974795f746f6b65"
+            "6e73cdea60ab686f73745f746f6b656e73ce0003a980"
+        ),
+    ),
+    (
+        SourceState(
+            **COMMON,
+            role="server",
+            part=2,
+            programs=(HELD,),
+            tool_calls=(CALL,),
+            under_way=(TurnState(turn="rid-7", prompt_tokens=80, since_s=12.375),),
+            gate=GATE,
+            done=False,
+        ),
+        (
+            "8da46b696e64ac736f757263655f7374617465a6736f75726365b57365727665723a686f73743a343731313a35656564"
+            "aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db26131623263336434653566"
+            "362f72756e2d31a47475726ea57269642d39a4726f6c65a6736572766572a47061727402a870726f6772616d739187a7"
+            "70726f6772616db26131623263336434653566362f72756e2d32a57068617365a468656c64a773696e63655f73cb4028"
+            "800000000000a9617272697665645f73cb4028800000000000a961646d697373696f6ea777616974696e67a674656e61"
+            "6e74ac613162326333643465356636a9756e6465725f7761799184a47475726ea67269642d3130ad70726f6d70745f74"
+            "6f6b656e73cd02bca773696e63655f73cb4028800000000000a468656c64c3aa746f6f6c5f63616c6c739187a463616c"
+            "6ca3632d31a4746f6f6ca57368656c6ca770726f6772616db26131623263336434653566362f72756e2d31a47475726e"
+            "a57269642d38a7636f6d6d616e64a6707974657374a86578656375746f72a5626f782d31a9737461727465645f73cb40"
+            "27000000000000a9756e6465725f7761799183a47475726ea57269642d37ad70726f6d70745f746f6b656e7350a77369"
+            "6e63655f73cb4028c00000000000a46761746586a6706f6c696379a46d617273af63617061636974795f746f6b656e73"
+            "cdea60ab686f73745f746f6b656e73ce0003a980ab686f73745f636f70696573c2a77765696768747381ac6131623263"
+            "33643465356636cb4000000000000000a8696e7374616e6365a9343731312d35656564a4646f6e65c2"
+        ),
+    ),
+)
+
+#: What senders of an earlier version wrote: the same map, with its number of entries written another way. msgspec takes
+#: more room for that number once a kind has more than 15 fields.
+EARLIER = (
+    (
+        TurnSubmitted(
+            **COMMON,
+            prompt_tokens=9000,
+            projected_tokens=9512,
+            number=3,
+            recognised_by="header x-session-id",
+            parent="a1b2c3d4e5f6/run-0",
+            tool="shell",
+            gated=False,
+        ),
+        (
+            "8da46b696e64ae7475726e5f7375626d6974746564a6736f75726365b57365727665723a686f73743a343731313a3565"
+            "6564aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db2613162326333643465"
+            "3566362f72756e2d31a47475726ea57269642d39ad70726f6d70745f746f6b656e73cd2328b070726f6a65637465645f"
+            "746f6b656e73cd2528a66e756d62657203ad7265636f676e697365645f6279b368656164657220782d73657373696f6e"
+            "2d6964a6706172656e74b26131623263336434653566362f72756e2d30a4746f6f6ca57368656c6ca56761746564c2"
         ),
     ),
 )

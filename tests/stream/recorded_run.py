@@ -1,4 +1,4 @@
-"""Builds recordings as a running system writes them: real order, real gate, real publishing code, virtual time."""
+"""Builds recordings as a running system writes them: real order, real gates, real publishing code, virtual time."""
 
 import random
 from collections import Counter, OrderedDict
@@ -8,59 +8,68 @@ from pathlib import Path
 import msgspec
 
 from mars_sglang.control.sequencer import Consumer, Ordered, Sequencer
-from mars_sglang.core.gate import Gate
-from mars_sglang.core.policy import admission_policy
-from mars_sglang.core.program import ProgramTable
+from mars_sglang.core.program import Answer, Program, ProgramTable
+from mars_sglang.engine.admission_gate import RESTARTED, SLOW, AdmissionGate
 from mars_sglang.engine.identity import Identity
-from mars_sglang.engine.server_stream import ServerStream
+from mars_sglang.engine.server_stream import ServerStream, program_state, turn_state
 from mars_sglang.stream.codec import encode
-from mars_sglang.stream.events import Event, FirstToken, KvRetained, ToolUse
+from mars_sglang.stream.events import AdmissionTicket, Event, FirstToken, GateSettings, KvRetained, ToolUse
 from mars_sglang.stream.recording import Recorded, Recorder, Recording, Session
+from mars_sglang.stream.resync import state_parts
 
 CONTROL = "control:host:1:00000000"
 
-#: From one step of a server to the next on its event loop.
-STEP_S = 1e-4
-
 
 class Run:
-    """One run of a control process that records."""
+    """One run of a control process, which records where it is given a ``path``.
 
-    def __init__(self, path: Path, consumers: Sequence[Consumer] = (), epoch: int = 1, speed: float = 1.0):
-        self._order = Sequencer(epoch, CONTROL, consumers)
-        self._recorder = Recorder(path, Session(epoch=epoch, source=CONTROL, speed=speed))
+    What it says is heard by ``listeners`` when everything that follows from a message was said.
+    """
+
+    def __init__(
+        self, path: Path | None = None, consumers: Sequence[Consumer] = (), epoch: int = 1, speed: float = 1.0
+    ):
+        self.order = Sequencer(epoch, CONTROL, consumers)
+        self._recorder = path and Recorder(path, Session(epoch=epoch, source=CONTROL, speed=speed))
         self.numbers: Counter[str] = Counter()
+        self.listeners: list[Callable[[Event], None]] = []
+        self.said: list[Event] = []
+        """All that the consumers said."""
 
-    def publish(self, source: str, event: Event, at_s: float | None = None) -> None:
-        """``at_s``: the control process's clock, where it is not the sender's."""
+    def publish(self, source: str, event: Event, at_s: float | None = None) -> list[Event]:
+        """What the consumers say to it.
+
+        Args:
+            at_s: the control process's clock, where it is not the sender's.
+        """
         self.numbers[source] += 1
         event = msgspec.structs.replace(event, source=source, source_seq=self.numbers[source])
-        self._write(self._order.order(event, encode(event), event.time_s if at_s is None else at_s))
+        return self._out(self.order.order(event, encode(event), event.time_s if at_s is None else at_s))
 
-    def lose(self, source: str) -> None:
-        """A message that did not arrive."""
-        self.numbers[source] += 1
-
-    def tick(self, now_s: float) -> None:
-        self._write(self._order.tick(now_s))
-
-    def flush(self) -> None:
-        self._recorder.flush()
+    def tick(self, now_s: float) -> list[Event]:
+        """What the consumers say to the time."""
+        return self._out(self.order.tick(now_s))
 
     def close(self) -> None:
         self._recorder.close()
 
-    def _write(self, messages: list[Ordered]) -> None:
-        for _, epoch, seq, topic_seq, at_s, payload, _ in messages:
-            self._recorder.record(epoch, seq, topic_seq, at_s, payload)
+    def _out(self, messages: list[Ordered]) -> list[Event]:
+        if self._recorder is not None:
+            for _, epoch, seq, topic_seq, at_s, payload, _ in messages:
+                self._recorder.record(epoch, seq, topic_seq, at_s, payload)
+        said = [message.event for message in messages[1:]]
+        self.said += said
+        for listener in self.listeners:
+            for event in said:
+                listener(event)
+        return said
 
 
 class _SaidTo(ServerStream):
     """The server's own words, without its processes and sockets."""
 
-    def __init__(self, publish: Callable[..., None], programs: ProgramTable):
-        self._publish = publish
-        self._programs = programs
+    def __init__(self, publish: Callable[[Event], None]):
+        self._publish = lambda kind, **fields: publish(kind(**fields))
         self.predictions = OrderedDict()
 
 
@@ -68,76 +77,165 @@ class Server:
     """A server process with a gate: says and does things in the order of ``engine/server_turns.py``.
 
     Args:
-        publish: takes the source's events, stamped with a time.
-        capacity_tokens: of its pool.
+        source: its name on the stream.
+        publish: takes its events, stamped with a time.
+        settings: what it asks of its gate; None for a server without one.
     """
 
-    def __init__(self, publish: Callable[[Event], None], capacity_tokens: int):
-        self.gate = Gate(admission_policy("mars"), capacity_tokens)
-        self.said = _SaidTo(
-            lambda event, **fields: publish(event(**fields) if isinstance(event, type) else event), self.gate.programs
-        )
+    def __init__(self, source: str, publish: Callable[[Event], object], settings: GateSettings | None):
+        self.source = source
+        self.settings = settings
+        self.publish = publish
+        self.said = _SaidTo(lambda event: self.publish(event))
+        self.gate = AdmissionGate(lambda: 0.0, lambda *let_go: None, max_waiting=1000)
+        self.programs = ProgramTable()
         self.now_s = 100.0
         self.turns = 0
         self.running: dict[str, tuple[str | None, int]] = {}
-        self.held: dict[str, tuple[str | None, int]] = {}
-        self.ungated: set[str] = set()
+        self.held: dict[str, tuple[str, int]] = {}
+        self.anonymous: dict[str, tuple[int, float]] = {}
+        self.answers = 0
+        """Tickets for turns that it held."""
+        self.prompt = True
+        """Whether it hears what is said at once; else when it is told to."""
+        self._unheard: list[AdmissionTicket] = []
 
-    def submit(self, program: str | None, turn: str, tokens: int, gated: bool = True) -> None:
-        now_s = self.now_s
-        self.said.submitted(Identity(program, gated=gated), turn, tokens, 100, now_s)
-        if not gated:
-            self.gate.submit(None, turn, tokens, now_s)
-            self.gate.programs.touch(program, now_s).begin(turn, tokens)
-            self.ungated.add(turn)
-            self.running[turn] = (program, tokens)
-        elif self.gate.submit(program, turn, tokens, now_s):
-            self.running[turn] = (program, tokens)
-        else:
+    # -- turns -----------------------------------------------------------------------------------
+
+    def submit(self, program: str | None, turn: str, tokens: int, gated: bool = True, **said) -> bool:
+        """Whether the turn is on its way to the engine. ``said``: more fields of its :class:`Identity`."""
+        identity, known, number = Identity(program, gated=gated, **said), None, 0
+        if program is not None:
+            known = self.programs.touch(program, self.now_s)
+            known.tenant, number = identity.tenant, known.turns
+        gated_as = program if gated else None
+        held = self.settings is not None and self.gate.holds(gated_as)
+        if held:
+            known.hold(turn, tokens, self.now_s)
             self.held[turn] = (program, tokens)
-            self.decide()
+        else:
+            self._begin(known, turn, tokens)
+            if gated_as is None:
+                self.anonymous[turn] = (tokens, self.now_s)
+            self.running[turn] = (program, tokens)
+        self.said.submitted(identity, turn, tokens, 100, number, held, self.now_s)
+        return turn in self.running
 
-    def end(self, turn: str, output_tokens: int = 0, last: bool = False, tools: tuple[ToolUse, ...] = ()) -> None:
+    def end(
+        self,
+        turn: str,
+        output_tokens: int = 0,
+        last: bool = False,
+        tools: tuple[ToolUse, ...] = (),
+        cached_tokens: int = 0,
+    ) -> None:
         """``output_tokens``: 0 for a turn that failed or was given up."""
         program, tokens = self.running.pop(turn, None) or self.held.pop(turn)
-        meta = {"prompt_tokens": tokens, "completion_tokens": output_tokens} if output_tokens else {}
-        now_s = self.now_s
-        self.said.ended(program, turn, now_s, meta, "stop" if output_tokens else "abort", tools, last)
-        context_tokens = tokens + output_tokens if output_tokens else None
-        if turn in self.ungated:
-            self.gate.programs.get(program).end(turn, now_s, context_tokens)
-        self.gate.finish(None if turn in self.ungated else program, turn, now_s, context_tokens, last)
-        self.decide()
+        self.anonymous.pop(turn, None)
+        meta, answer = {}, None
+        if output_tokens:
+            meta = {"prompt_tokens": tokens, "completion_tokens": output_tokens, "cached_tokens": cached_tokens}
+            answer = Answer(tokens, output_tokens)
+        if program is not None:
+            self.programs.get(program).end(turn, self.now_s, answer)
+        self.said.ended(program, turn, self.now_s, meta, "stop" if output_tokens else "abort", tools, last)
         if last and program is not None:
-            self.said.program_ended(program, "final", now_s)
+            self._say_over(program, "final")
 
-    def release(self, program: str) -> None:
-        """The program is said to be over."""
-        if self.gate.end(program):
-            self.said.released(program, self.now_s)
-            self.decide()
+    def close(self, program: str) -> None:
+        """Somebody said that the program is over."""
+        known = self.programs.get(program)
+        if known is not None and not known.in_flight and not known.held:
+            self._say_over(program, "closed")
 
-    def decide(self) -> None:
-        self.now_s += STEP_S
-        decision = self.gate.decide(self.now_s)
-        if decision is None:
-            return
-        self.said.decided(self.gate, decision, self.now_s)
-        for turn in decision.passed:
-            self.running[turn] = self.held.pop(turn)
+    def _say_over(self, program: str, reason: str) -> None:
+        known = self.programs.get(program)
+        if not known.in_flight and not known.held:
+            self.gate.forget(program)
+        self.said.program_ended(program, reason, self.now_s)
+
+    def _begin(self, known: Program | None, turn: str, tokens: int) -> None:
+        if known is not None:
+            known.begin(turn, tokens, self.now_s)
+            known.held.pop(turn, None)
+
+    # -- the control process ---------------------------------------------------------------------
+
+    def hear(self, event: Event) -> None:
+        """What the control process says."""
+        if isinstance(event, AdmissionTicket) and event.server == self.source:
+            self._unheard.append(event)
+            if self.prompt:
+                self.catch_up()
+
+    def catch_up(self) -> None:
+        """Hear all that was said."""
+        tickets, self._unheard = self._unheard, []
+        for ticket in tickets:
+            self.gate.hear(ticket)
+            of_program = [turn for turn, (program, _) in self.held.items() if program == ticket.program]
+            self.answers += bool(of_program)
+            if ticket.decision in ("admitted", "resumed"):
+                for turn in of_program:
+                    self._pass(turn)
+
+    def let_all_go(self, reason: str = SLOW) -> None:
+        """Nobody answered in time."""
+        going = [(turn, program) for turn, (program, _) in self.held.items()]
+        for turn, program in going:
+            self._pass(turn)
+            self.gate.hear(AdmissionTicket(program=program, decision="admitted"))
+        for turn, program in going:
+            self.said.passed(program, turn, reason, self.now_s)
+
+    def restarted(self) -> None:
+        """The control process is a new one."""
+        self._unheard = []
+        self.let_all_go(RESTARTED)
+        self.tell()
+
+    def tell(self) -> None:
+        """All that it knows."""
+        programs = [program_state(known, self._admission(known)) for known in reversed([*self.programs.newest()])]
+        under_way = tuple(turn_state(turn, *begun) for turn, begun in self.anonymous.items())
+        for part in state_parts("server", programs, (), under_way, self.settings):
+            self.publish(msgspec.structs.replace(part, time_s=self.now_s))
+
+    def _pass(self, turn: str) -> None:
+        program, tokens = self.running[turn] = self.held.pop(turn)
+        self._begin(self.programs.get(program), turn, tokens)
+
+    def _admission(self, known: Program) -> str | None:
+        if self.settings is None:
+            return None
+        if self.gate.has_place(known.program):
+            return "admitted"
+        return "paused" if self.gate.is_paused(known.program) else "waiting" if known.held else None
 
 
-def anything(server: Server, random: random.Random, steps: int, programs: int = 10) -> None:
-    """Drive a server at random: parallel turns, failures, turns given up at the gate, programs that end or go quiet."""
+def serve(run: Run, source: str, capacity_tokens: int, policy: str = "footprint", **settings) -> Server:
+    """A server that told its state to a control process, and hears it. ``settings``: more of its gate's."""
+    asked = GateSettings(policy=policy, capacity_tokens=capacity_tokens, **settings)
+    server = Server(source, lambda event: run.publish(source, event), asked)
+    run.listeners.append(server.hear)
+    server.tell()
+    return server
+
+
+def anything(server: Server, random: random.Random, steps: int, programs: int = 10, chats: float = 0.1) -> None:
+    """Drive a server at random: parallel turns, failures, turns given up at the gate, tickets that come late or not in
+    time, programs that end or go quiet. ``chats``: share of turns that are served as a mere chat's."""
     contexts = dict.fromkeys((f"p{n}" for n in range(programs)), 500)
     for step in range(steps):
         server.now_s += random.choice((0.0, 0.01, 0.3, 2.0, 40.0 if step % 37 == 0 else 0.5))
+        server.prompt = random.random() < 0.7
+        server.catch_up()
         under_way = [*server.running, *server.held]
-        match random.randrange(8):
+        match random.randrange(9):
             case 0 | 1 | 2:
                 program = random.choice((None, *contexts)) if random.random() < 0.3 else random.choice((*contexts,))
                 server.turns += 1
-                gated = program is None or random.random() < 0.9
+                gated = program is None or random.random() >= chats
                 server.submit(program, f"t{server.turns}", contexts.get(program, 3000), gated)
             case 3 | 4 | 5 if server.running:
                 turn = random.choice((*server.running,))
@@ -149,9 +247,13 @@ def anything(server: Server, random: random.Random, steps: int, programs: int = 
             case 6 if under_way:
                 server.end(random.choice(under_way))
             case 7:
-                server.release(random.choice((*contexts,)))
-            case _:
-                server.decide()
+                server.close(random.choice((*contexts,)))
+            case 8 if random.random() < 0.2:
+                server.let_all_go()
+            case 8 if random.random() < 0.1:
+                server.tell()
+    server.catch_up()
+    server.prompt = True
 
 
 def turn(server: Server, run: Run, program: str, name: str, *, tokens: int = 1000, tool: str = "ls") -> None:

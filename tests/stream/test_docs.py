@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mars_sglang.stream.codec import kind_of
-from mars_sglang.stream.events import AnyEvent, Event, ProgramState, ToolCallState, ToolUse
+from mars_sglang.stream.events import AnyEvent, Event, GateSettings, ProgramState, ToolCallState, ToolUse, TurnState
 from mars_sglang.stream.snapshot import ExecutorState, Snapshot
 
 DOCS = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
@@ -28,7 +28,9 @@ def test_every_kind_has_a_section_that_names_its_fields(kind):
         assert field.name in COMMON or f"| `{field.name}` |" in text, field.name
 
 
-@pytest.mark.parametrize("part", [ProgramState, ToolCallState, ToolUse, ExecutorState, Snapshot])
+@pytest.mark.parametrize(
+    "part", [ProgramState, TurnState, GateSettings, ToolCallState, ToolUse, ExecutorState, Snapshot]
+)
 def test_every_part_of_a_message_has_a_section_that_names_its_fields(part):
     text = section(part.__name__)
     for field in msgspec.structs.fields(part):

@@ -31,8 +31,6 @@ class AimdAdmission(DormancyAdmission):
     """
 
     name = "aimd"
-    # The window follows the pressures also while nobody waits.
-    every_event = True
 
     def __init__(self):
         super().__init__()
@@ -60,7 +58,7 @@ class AimdAdmission(DormancyAdmission):
         self._hear(usage, pool.tools)
         limit = self._limit(usage, pool, now_s)
         self._hear_queue(waiting, now_s)
-        pause = [p.program for p in self.dormant(admitted)] if waiting else []
+        pause = [p.program for p in self.dormant(admitted, pool, now_s)] if waiting else []
         inside = [p.program for p in admitted if p.program not in pause]
         self._long = {program: None for program in inside if program in self._long}
         admit = self._fill(waiting, len(inside), limit, _free_tokens(pool), usage, pool.tools, now_s)

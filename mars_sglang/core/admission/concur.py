@@ -32,8 +32,6 @@ class ConcurAdmission(DormancyAdmission):
     """
 
     name = "concur"
-    # The window is cut, and programs beyond it are paused, also while nobody waits.
-    every_event = True
 
     def __init__(self):
         super().__init__()
@@ -66,7 +64,7 @@ class ConcurAdmission(DormancyAdmission):
             self._stepped_s = now_s
             self._step(usage, bool(waiting))
         limit = int(self._window)
-        pause = {p.program: None for p in self.dormant(admitted)} if waiting else {}
+        pause = {p.program: None for p in self.dormant(admitted, pool, now_s)} if waiting else {}
         latest_idle = sorted(
             (p for p in admitted if not p.in_flight and p.program not in pause),
             key=lambda p: (-p.arrived_s, p.program),

@@ -29,8 +29,6 @@ class ThunderAdmission(DormancyAdmission):
     """
 
     name = "thunder"
-    # A tick that pauses is due although nobody waits.
-    every_event = True
 
     def __init__(self):
         super().__init__()
@@ -48,7 +46,7 @@ class ThunderAdmission(DormancyAdmission):
         now_s: float,
     ) -> AdmissionDecision:
         tick = self._ticked_s is None or now_s - self._ticked_s >= TICK_S
-        gone = {p.program: None for p in self.dormant(admitted)} if waiting else {}
+        gone = {p.program: None for p in self.dormant(admitted, pool, now_s)} if waiting else {}
         marked = [p for p in _smallest_first(admitted) if p.program in self._marked]
         pause = {p.program: None for p in marked if not p.in_flight} | gone
         self._marked = {p.program: None for p in marked if p.in_flight}

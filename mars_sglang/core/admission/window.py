@@ -51,7 +51,7 @@ class WindowAdmission(DormancyAdmission):
     ) -> AdmissionDecision:
         queue = sorted(waiting, key=lambda p: (p.arrived_s, p.program))
         missing = len(admitted) + len(queue) - self._programs
-        pause = self.dormant(admitted)[: max(0, missing)] if queue else []
+        pause = self.dormant(admitted, pool, now_s)[: max(0, missing)] if queue else []
         room = self._programs - (len(admitted) - len(pause))
         return AdmissionDecision(
             pause=tuple(p.program for p in pause), admit=tuple(p.program for p in queue[: max(0, room)])

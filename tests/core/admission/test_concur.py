@@ -11,7 +11,7 @@ def holding(programs) -> PoolView:
 
 
 def missed(policy: ConcurAdmission, known: int, cached: int) -> None:
-    policy.observe_turn(TurnOutcome("t", known + 100, cached, known, 50), 0.0)
+    policy.observe_turn(TurnOutcome("t", known + 100, cached, known, 50, 150, 0.0), 0.0)
 
 
 def grown(steps: int) -> ConcurAdmission:

@@ -2,13 +2,14 @@
 
 import pytest
 
-from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
 from mars_sglang.core.admission.window import WindowAdmission
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.views import PoolView
 from tests.core.admission.programs import in_tool, new, returned, working
 
 POOL = PoolView(1000, 0)
+#: By when a silence since the first seconds has been too long by any measure.
+LATE_S = 100_000.0
 
 
 def test_places_that_are_free_go_to_who_came_first_whatever_they_hold():
@@ -26,10 +27,10 @@ def test_nobody_is_paused_for_want_of_memory():
 
 def test_the_dormant_make_room_for_those_who_wait_and_for_no_more():
     # 3 places, all taken; two wait: two of the three silent ones go, the longest silent first.
-    inside = [in_tool(name, 1, idle_s=DORMANT_MAX_S + more) for name, more in (("a", 0), ("b", 2), ("c", 1))]
-    decision = WindowAdmission(3).decide(inside, [new("x", 1, 1.0), new("y", 1, 2.0)], POOL, 1000.0)
+    inside = [in_tool(name, 1, idle_since_s=since_s) for name, since_s in (("a", 2.0), ("b", 0.0), ("c", 1.0))]
+    decision = WindowAdmission(3).decide(inside, [new("x", 1, 1.0), new("y", 1, 2.0)], POOL, LATE_S)
     assert (decision.pause, decision.admit) == (("b", "c"), ("x", "y"))
-    assert WindowAdmission(3).decide(inside, [], POOL, 1000.0).pause == ()
+    assert WindowAdmission(3).decide(inside, [], POOL, LATE_S).pause == ()
 
 
 def test_its_name_makes_the_same_policy_again():

@@ -1,7 +1,5 @@
 """The policies that know the future: what every policy keeps, and what they know."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,12 +38,12 @@ def ended(id, prompt=4000, out=100):
     return TurnEnded(f"{id}-turn", id, prompt, 0, out, 0.0, 0.0, 0, False)
 
 
-def inside(id, turns=1, footprint=5000, in_flight=0, idle_s=0.0, context=4000):
-    return ProgramView(id, 0.0, None, in_flight, footprint, idle_s, turns, context_tokens=context)
+def inside(id, turns=1, in_flight=0, idle_since_s=9.0, context=4000):
+    return ProgramView(id, 0.0, None, in_flight, context, turns, None if in_flight else idle_since_s)
 
 
-def waits(id, arrived_s=0.0, turns=0, footprint=5000, context=4000, paused=False):
-    return ProgramView(id, arrived_s, arrived_s, 0, footprint, 0.0, turns, context_tokens=context, paused=paused)
+def waits(id, arrived_s=0.0, turns=0, context=4000, paused=False):
+    return ProgramView(id, arrived_s, arrived_s, 0, context, turns, paused=paused)
 
 
 def turns_policy():
@@ -109,7 +107,7 @@ def test_cheap_programs_are_admitted_first_while_true_contexts_fit():
     # Each asks for 60% of the pool, so one fits.
     big = [steady(id, turns, start=int(0.6 * K), growth=10) for id, turns in (("b20", 20), ("b3", 3), ("b9", 9))]
     policy = clairvoyant(big, PROFILE)[1]
-    views = [waits(p.id, arrived_s=float(i), footprint=10) for i, p in enumerate(big)]
+    views = [waits(p.id, arrived_s=float(i), context=10) for i, p in enumerate(big)]
     assert policy.decide([], views, PoolView(K, 0), 9.0).admit == ("b3",)
 
 
@@ -128,8 +126,7 @@ def test_a_context_that_costs_more_to_hold_than_to_compute_again_gives_way():
     decision = policy.decide(held[:1], [waits("o", context=size)], PoolView(K, 0), 9.0)
     assert decision.pause == () and decision.admit == ()
     # Nearly at its end, the long pause pays again.
-    late = [replace(held[1], idle_s=599.9)]
-    assert policy.decide(late, [waits("o", context=size)], PoolView(K, 0), 9.0).pause == ()
+    assert policy.decide(held[1:], [waits("o", context=size)], PoolView(K, 0), 9.0 + 599.9).pause == ()
 
 
 def test_a_costly_program_inside_a_tool_gives_way_to_a_much_cheaper_one():
@@ -204,8 +201,7 @@ def views_of(waiting):
         arrived_s=times,
         waiting_since_s=times if waiting else st.none(),
         in_flight=st.just(0) if waiting else st.integers(0, 2),
-        footprint_tokens=tokens,
-        idle_s=st.just(0.0) if waiting else times,
+        idle_since_s=st.none() if waiting else st.none() | times,
         turns=st.integers(0, 50),
         context_tokens=st.integers(0, 100_000),
         paused=st.booleans() if waiting else st.just(False),

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from eval.replay.arrivals import Arrivals
 from eval.setup import Setup
+from eval.simulator.door import TICK_S
 from eval.simulator.native import native_policy
 from eval.simulator.simulate import Simulation
 from eval.workload.program import HUMAN, Program, Turn
 from mars_sglang.core import policy as registry
-from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
+from mars_sglang.core.admission.footprint import FootprintAdmission
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import EngineFacts, ToolKnown, TurnArrived, TurnEnded, TurnStarted
 from tests.eval.simulator.builders import profile, program, run
@@ -130,10 +131,19 @@ def test_so_many_programs_at_a_time():
     assert [(r.arrival_s, r.end_s) for r in done.result.programs] == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
 
 
+class HoldsOn(FootprintAdmission):
+    """Where prefilling takes no time, no silence would be worth a place."""
+
+    SILENCE_S = 20.0
+
+    def limit_s(self, p, pool):
+        return self.SILENCE_S
+
+
 def test_a_gate_holds_back_what_would_overfill_the_pool():
     programs = [program(id, (400, 5, 1.0), (420, 5)) for id in "abc"]
     log = []
-    run(programs, Setup("fcfs", "mars"), log=log, profile=profile(capacity=2000))
+    run(programs, log=log, profile=profile(capacity=2000), admission_policy=HoldsOn())
     admitted = [(event[0], event[2]) for event in log if event[1] == "admit"]
     assert [name for _, name in admitted] == ["a", "b", "c"]
     assert admitted[0][0] == 0.0 < admitted[1][0]
@@ -144,14 +154,14 @@ def test_a_program_that_says_that_it_is_over_gives_its_place_up_at_once():
 
     def second_admitted_s(**more) -> float:
         log = []
-        run(programs, Setup("fcfs", "mars"), log=log, profile=profile(capacity=2000), **more)
+        run(programs, log=log, profile=profile(capacity=2000), admission_policy=HoldsOn(), **more)
         (done_s,) = [event[0] for event in log if event[1:3] == ("done", "a")]
         (admitted_s,) = [event[0] for event in log if event[1:3] == ("admit", "b")]
         return admitted_s - done_s
 
     assert second_admitted_s(says_over=True) == 0.0
     # Else it is found out by its silence.
-    assert second_admitted_s() >= DORMANT_MAX_S - 1.0
+    assert HoldsOn.SILENCE_S - 1.0 <= second_admitted_s() <= HoldsOn.SILENCE_S + TICK_S
 
 
 class Listener(BaseTurnPolicy):
