@@ -57,7 +57,7 @@ def test_server_args_may_be_one_flag():
         (["--speed", "0"], "above 0"),
         (["--max-pause", "-1"], "0 or more"),
         (["--policies", "fcfs,,mars"], "accepted"),
-        (["--policies", "fcfs+fast"], "+off or +aimd or +concur or +mars or +thunder or +window:N"),
+        (["--policies", "fcfs+fast"], "or +footprint or +mars[:OBJECTIVE] or +thunder or +window:N"),
         (["--policies", "fcfs+window:0"], "'fcfs+window:0'; accepted: "),
         (["--policies", "fcfs,fcfs"], "twice"),
         (["--policies", "../up"], "no name"),
