@@ -38,6 +38,9 @@ def draw(curve: Curve, path: Path) -> None:
             label=series,
         )
     axes.set(xscale="log", yscale="log", xlabel=curve.size, ylabel=curve.unit)
+    if curve.sizes[0] == 0:
+        # A logarithmic axis has no nought.
+        axes.set_xscale("symlog", linthresh=curve.sizes[1])
     axes.set_xticks(curve.sizes, [f"{size:,}" for size in curve.sizes])
     axes.minorticks_off()
     axes.grid(color="#dddddd", linewidth=0.6)

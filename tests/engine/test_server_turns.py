@@ -168,7 +168,8 @@ def asking(place, scenario, **settings):
         turns = opened(place, "window:1", **settings)
         turns.watch()
         deadline = time.monotonic() + 20
-        while turns.gate.open:
+        # Until its first snapshot a server hears of tickets by that alone, and has no decisions to show.
+        while turns.gate.open or not turns.stream.report()["snapshots"]:
             assert time.monotonic() < deadline, "the control process never came"
             await asyncio.sleep(0.02)
         try:
