@@ -22,7 +22,8 @@ from math import fsum
 
 from eval.bounds.foresight import Foresight
 from eval.workload.program import Program
-from mars_sglang.core.admission.footprint import FILL, MAX_MISSES
+from mars_sglang.core.admission.footprint import FILL
+from mars_sglang.core.admission.passed_over import MAX_MISSES
 from mars_sglang.core.cost_model import Profile
 from mars_sglang.core.policies.mars import MAX_PASSED_S
 from mars_sglang.core.policy import BaseAdmissionPolicy, BaseTurnPolicy

@@ -71,10 +71,9 @@ class Gate:
     Args:
         policy: the admission policy.
         pool: what there is to share out.
-        programs: the table to keep, where somebody else reads it too.
     """
 
-    def __init__(self, policy: AdmissionPolicy, pool: PoolFacts, programs: ProgramTable | None = None):
+    def __init__(self, policy: AdmissionPolicy, pool: PoolFacts):
         self.policy = policy
         self.pool = pool
         self.tools: ToolsView | None = None
@@ -82,7 +81,7 @@ class Gate:
         self.prefill_token_s: float | None = None
         self.load_token_s: float | None = None
         """Prices as the engine learned them; set likewise."""
-        self.programs = ProgramTable() if programs is None else programs
+        self.programs = ProgramTable()
         # What the policy is shown is kept, and changed with the program: deciding costs nothing for one to which
         # nothing happened.
         self._admitted: dict[str, ProgramView] = {}

@@ -9,6 +9,7 @@ import zmq
 
 from mars_sglang import clock
 from mars_sglang.config import StreamConfig
+from mars_sglang.control.state import STALE_S
 from mars_sglang.core.program import Program
 from mars_sglang.engine import stream_end
 from mars_sglang.engine.identity import Identity
@@ -31,7 +32,7 @@ from mars_sglang.stream.events import (
     TurnSubmitted,
 )
 from mars_sglang.stream.resync import state_parts
-from mars_sglang.stream.snapshot import Snapshot
+from mars_sglang.stream.snapshot import ExecutorState, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,14 @@ class ServerStream:
         """Real seconds since the control process was heard of; infinite before the first time."""
         return self._end.heard_s()
 
+    def executor_states(self) -> list[ExecutorState]:
+        """The last word of every executor; how busy one is now is unknown where that is old."""
+        now_s, stale_s = clock.now(), STALE_S * clock.speed()
+        return [
+            ExecutorState(load=load, at_s=heard_s, stale=now_s - heard_s > stale_s)
+            for heard_s, load in self.executors.values()
+        ]
+
     def keep_alive(self) -> None:
         """Start side processes again that ended."""
         for process in self._processes:
@@ -178,10 +187,6 @@ class ServerStream:
     def _parts(self) -> Iterable[SourceState]:
         programs, under_way, gate = self._state()
         return state_parts("server", programs, (), under_way, gate)
-
-    def tell(self) -> None:
-        """Say all that this server knows: its gate is another one now."""
-        self._end.tell()
 
     def report(self) -> dict[str, Any]:
         """For the state page."""

@@ -17,10 +17,9 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 
 from mars_sglang import __version__, clock
 from mars_sglang.config import ADMISSION_OFF, MarsConfig, instance
-from mars_sglang.control.state import STALE_S
 from mars_sglang.core.program import Answer, Program, ProgramTable
 from mars_sglang.engine import wire
-from mars_sglang.engine.admission_gate import AWAY, AWAY_S, AdmissionGate
+from mars_sglang.engine.admission_gate import AWAY_S, AdmissionGate
 from mars_sglang.engine.metrics import ServerMetrics
 from mars_sglang.engine.recognition import Recognition
 from mars_sglang.engine.refusals import AdmissionRefused, deadline_s
@@ -30,7 +29,6 @@ from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS
 from mars_sglang.engine.tool_names import parse_answer
 from mars_sglang.stream.events import (
     AdmissionTicket,
-    ExecutorLoad,
     GateSettings,
     PausePredicted,
     ProgramState,
@@ -211,15 +209,11 @@ class ServerTurns:
         if time.monotonic() < self._show_at:
             return
         self._show_at = time.monotonic() + SHOW_S
-        now_s, stale_s = clock.now(), STALE_S * clock.speed()
         self.metrics.known(len(self.programs))
         self.metrics.connected(self.stream.heard_s() <= AWAY_S)
         if self.stream.window is not None:
             self.metrics.window(self.stream.window)
-        self.metrics.executors(
-            ExecutorState(load=load, at_s=heard_s, stale=now_s - heard_s > stale_s)
-            for heard_s, load in self.stream.executors.values()
-        )
+        self.metrics.executors(self.stream.executor_states())
 
     def _begin(self, known: Program, turn_id: str, tokens: int, now_s: float) -> None:
         known.begin(turn_id, tokens, now_s)
@@ -269,9 +263,6 @@ class ServerTurns:
             known.tenant, known.ending = identity.tenant, None
         if self._host.priorities and obj.priority is None:
             obj.priority = identity.priority
-        if self.gate is not None and self.gate.open == AWAY:
-            # It may have been this process that was busy for too long to hear.
-            self._hear()
         turn.held = self.gate is not None and self.gate.holds(turn.gated())
         turn.deadline_s = deadline
         self._under_way.add(turn_id)
@@ -394,7 +385,7 @@ class ServerTurns:
         """For the state page: the newest ``limit`` programs and all counts."""
         now_s = clock.now()
         predictions = self.stream.predictions if self.stream else {}
-        executors = self.stream.executors.values() if self.stream else ()
+        executors = self.stream.executor_states() if self.stream else ()
         return {
             "version": __version__,
             "now_s": now_s,
@@ -402,7 +393,7 @@ class ServerTurns:
             "admission": self.config.admission,
             "gate": self._gate_state(),
             "stream": self.stream.report() if self.stream else None,
-            "executors": [_executor(load, now_s - heard_s) for heard_s, load in executors],
+            "executors": [_executor(executor, now_s) for executor in executors],
             "programs_known": len(self.programs),
             "programs": [
                 _program(program_state(known, self._admission(known)), predictions.get(known.program))
@@ -429,11 +420,10 @@ class ServerTurns:
         }
 
 
-def _executor(load: ExecutorLoad, age_s: float) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(load)
-    stale = age_s > STALE_S * clock.speed()
+def _executor(executor: ExecutorState, now_s: float) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(executor.load)
     said = {name: fields[name] for name in fields if name not in _SENDER}
-    return {"age_s": max(0.0, age_s), "load": "unknown" if stale else "known"} | said
+    return {"age_s": max(0.0, now_s - executor.at_s), "load": "unknown" if executor.stale else "known"} | said
 
 
 def _program(known: ProgramState, prediction: PausePredicted | None) -> dict[str, Any]:

@@ -4,22 +4,13 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from mars_sglang.core.admission.dormancy import DormancyAdmission
+from mars_sglang.core.admission.passed_over import PassedOver
 from mars_sglang.core.policy import register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView, TurnOutcome
 
 #: Share of the pool that admission fills. Simulations: .9 to .95 are alike, under .8 is
 #: fragile. The rest is for growth between two decisions and for ended programs' leftovers.
 FILL = 0.95
-
-#: How many waiting programs that do not fit may be passed in one decision.
-MAX_MISSES = 4
-
-#: How many later programs may start before one that waits. With it, a program too large
-#: for the room there is now waits for at most this many others, then for those inside.
-MAX_PASSED_OVER = 32
-
-#: Waiting programs of which it is remembered how often they were passed, before those that went away are forgotten.
-MAX_REMEMBERED = 1024
 
 #: Why, as decisions say it.
 OVERFULL, DORMANT = "memory overfull", "silent for too long, while another waits"
@@ -49,8 +40,7 @@ class FootprintAdmission(DormancyAdmission):
         super().__init__()
         self._growth_tokens = INITIAL_GROWTH_TOKENS
         self._ahead_tokens = round(LOOKAHEAD_TURNS * INITIAL_GROWTH_TOKENS)
-        self._passed_over: dict[str, int] = {}
-        """How many programs that came later were admitted before it, by waiting program that was passed."""
+        self._passed_over = PassedOver()
 
     def footprint_tokens(self, program: ProgramView) -> int:
         """What it holds, and growth for :data:`LOOKAHEAD_TURNS` more turns."""
@@ -103,20 +93,14 @@ class FootprintAdmission(DormancyAdmission):
                     step_aside(dormant.pop(0), DORMANT)
                 admit.append(p.program)
                 reasons[p.program] = FITS if inside else ALONE
-                for other in missed:
-                    self._passed_over[other] = self._passed_over.get(other, 0) + 1
+                self._passed_over.count(missed)
                 used += need
                 inside += 1
                 continue
             missed.append(p.program)
-            if len(missed) >= MAX_MISSES or self._passed_over.get(p.program, 0) >= MAX_PASSED_OVER:
+            if self._passed_over.ends_queue(missed):
                 break
-        for program in admit:
-            self._passed_over.pop(program, None)
-        if len(self._passed_over) > MAX_REMEMBERED:
-            # Not at every decision: it may be shown a part of those that wait.
-            still = {p.program for p in waiting}
-            self._passed_over = {name: times for name, times in self._passed_over.items() if name in still}
+        self._passed_over.settle(admit, waiting)
         return AdmissionDecision(pause=tuple(pause), admit=tuple(admit), reasons=reasons)
 
     def _acting(self, admitted: Sequence[ProgramView], dormant: list[ProgramView]) -> list[ProgramView]:

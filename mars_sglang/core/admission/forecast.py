@@ -104,9 +104,5 @@ class Forecast:
         return Rest(max(1.0, turns), growth, busy, gap)
 
 
-def _kind(p: ProgramView) -> int:
-    return p.first_tokens.bit_length()
-
-
 _NONE = _Means()
 _NEW = ProgramHistory(0, 0, 0, 0.0, 0, 0.0)

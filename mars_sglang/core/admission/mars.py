@@ -10,13 +10,11 @@ from mars_sglang.core.admission.footprint import (
     FILL,
     FITS,
     LOOKAHEAD_TURNS,
-    MAX_MISSES,
-    MAX_PASSED_OVER,
-    MAX_REMEMBERED,
     OVERFULL,
 )
 from mars_sglang.core.admission.forecast import Forecast, Rest
 from mars_sglang.core.admission.overcommit import Overcommit
+from mars_sglang.core.admission.passed_over import PassedOver
 from mars_sglang.core.admission.tool_pressure import ToolPressure
 from mars_sglang.core.policy import register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView, TurnOutcome
@@ -50,7 +48,7 @@ class MarsAdmission(DormancyAdmission):
       by time alone, and one that fits is never passed by one that came :attr:`longest_pass_s` later.
     - The programs that came first, as many as fit into the objective's share of the capacity, come before all others,
       in the order in which they came, and are the last to be paused.
-    - One that does not fit is passed by at most :data:`MAX_PASSED_OVER` others; then all wait with it.
+    - One that does not fit is passed by at most :data:`.passed_over.MAX_PASSED_OVER` others; then all wait with it.
     - Overloaded hosts of tools hold who would only lengthen their queue (:mod:`.tool_pressure`), for at most
       :data:`TOOLS_HOLD_S`, and cap how many run.
     - With a host tier the capacity is that of both, as a context in it costs a load and no prefill.
@@ -81,8 +79,7 @@ class MarsAdmission(DormancyAdmission):
         self._overcommit = Overcommit()
         self._pool: PoolView | None = None
         self._pressure = ToolPressure()
-        self._passed_over: dict[str, int] = {}
-        """How many programs behind it were admitted, by waiting program that did not fit."""
+        self._passed_over = PassedOver()
         self._rests: dict[str, tuple[ProgramView, Rest, int]] = {}
         """What is expected of a program and its footprint, while its view stays the same."""
         self._version = self._forecast.version
@@ -185,23 +182,17 @@ class MarsAdmission(DormancyAdmission):
                 continue
             if not alone and (used - spare + need > room or inside - len(silent) >= most):
                 missed.append(p.program)
-                if len(missed) >= MAX_MISSES or self._passed_over.get(p.program, 0) >= MAX_PASSED_OVER:
+                if self._passed_over.ends_queue(missed):
                     break
                 continue
             while silent and (used + need > room or inside >= most):
                 step_aside(idle.pop())
             admit.append(p.program)
             reasons[p.program] = FITS if inside else ALONE
-            for other in missed:
-                self._passed_over[other] = self._passed_over.get(other, 0) + 1
+            self._passed_over.count(missed)
             used += need
             inside += 1
-        for program in admit:
-            self._passed_over.pop(program, None)
-        if len(self._passed_over) > MAX_REMEMBERED:
-            # Not at every decision: it may be shown a part of those that wait.
-            still = {p.program for p in waiting}
-            self._passed_over = {name: times for name, times in self._passed_over.items() if name in still}
+        self._passed_over.settle(admit, waiting)
         return AdmissionDecision(pause=tuple(pause), admit=tuple(admit), reasons=reasons)
 
     def _held_for_tools(self, p: ProgramView, pool: PoolView, now_s: float) -> bool:

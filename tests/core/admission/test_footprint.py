@@ -7,9 +7,9 @@ from mars_sglang.core.admission.footprint import (
     GROWTH_WEIGHT,
     INITIAL_GROWTH_TOKENS,
     LOOKAHEAD_TURNS,
-    MAX_PASSED_OVER,
     FootprintAdmission,
 )
+from mars_sglang.core.admission.passed_over import MAX_PASSED_OVER
 from mars_sglang.core.views import PoolView, TurnOutcome
 from tests.core.admission.programs import in_tool, new, returned, working
 

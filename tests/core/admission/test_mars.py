@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from mars_sglang.core.admission.mars import (
     FILL,
     INDEX_MAX_S,
-    MAX_PASSED_OVER,
     OBJECTIVES,
     TOOLS_HOLD_S,
     MarsAdmission,
 )
+from mars_sglang.core.admission.passed_over import MAX_PASSED_OVER
 from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.program import Answer
