@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mars_sglang.core.admission.dormancy import DORMANT_MAX_S
-from mars_sglang.core.admission.forecast import Rest
 from mars_sglang.core.admission.mars import MarsAdmission
+from mars_sglang.core.dormancy import DORMANT_MAX_S
+from mars_sglang.core.forecast import Rest
 from mars_sglang.core.policies.mars import MarsTurnPolicy
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
@@ -91,16 +91,6 @@ class WithoutEldest(MarsAdmission):
         self._eldest_share = 0.0
 
 
-class WithoutOvercommit(MarsAdmission):
-    """A program inside a tool counts as much as one at work."""
-
-    name = "mars-no-overcommit"
-
-    def __init__(self):
-        super().__init__()
-        self._overcommit.observe = lambda held, now_s: None
-
-
 class WithoutTools(MarsAdmission):
     """Nothing is known of the hosts of tools."""
 
@@ -121,7 +111,6 @@ ADMISSION_ABLATIONS = {
         WithoutDormancy,
         WithoutKeys,
         WithoutEldest,
-        WithoutOvercommit,
         WithoutTools,
     )
 }

@@ -273,7 +273,7 @@ def _on_off(given: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 #: What the turn policy does not work with yet: argument, value that is fine, and the reason.
 _TURN_POLICY_NEEDS = (
-    ("pp_size", (1,), "pipeline stages do not see the order that the first stage decided"),
+    ("pp_size", (1,), "each pipeline stage orders turns for itself, and that they all agree was never shown"),
     ("disaggregation_mode", ("null", None), "prefill and decode servers each see half of a program"),
     ("disable_radix_cache", (False, None), "it ranks turns by what the radix cache holds"),
     ("radix_cache_backend", (None, RADIX_CACHE_BACKEND), "it decides which cached contexts go first, in its own cache"),
@@ -283,7 +283,15 @@ _TURN_POLICY_NEEDS = (
     ("dllm_algorithm", (None,), "diffusion models have their own prefill path"),
 )
 _ONE_TOKENIZER = ("tokenizer_worker_num", (1, None), "all requests have to come through one tokenizer process")
-_ADMISSION_NEEDS = (_ONE_TOKENIZER,)
+_ADMISSION_NEEDS = (
+    _ONE_TOKENIZER,
+    ("disaggregation_mode", ("null", None), "a turn held at one of the two servers is awaited by the other"),
+)
+
+
+def _data_parallel_ranks(arguments: Mapping[str, object]) -> int:
+    """Copies of the model times attention's data-parallel groups: each has a KV cache of its own."""
+    return (arguments.get("dp_size") or 1) * (arguments.get("attn_dp_size") or 1)
 
 
 def check_supported(config: MarsConfig, arguments: Mapping[str, object]) -> None:
@@ -301,6 +309,8 @@ def check_supported(config: MarsConfig, arguments: Mapping[str, object]) -> None
         needs.append(("the information stream (--mars-control off turns it off)", _ONE_TOKENIZER))
     if config.recognise:
         needs.append(("recognition by continuation (--mars-recognise off turns it off)", _ONE_TOKENIZER))
+    if (config.turn_policy or config.admission != ADMISSION_OFF) and _data_parallel_ranks(arguments) > 1:
+        needs.append(("keeping programs on their data-parallel rank", _ONE_TOKENIZER))
     for flag, (name, accepted, reason) in needs:
         value = arguments.get(name, accepted[0])
         if value not in accepted:

@@ -59,7 +59,8 @@ def test_what_is_refused(scheduler_policy, schedule_policy, admission, message):
     ("arguments", "message"),
     [
         ({"pp_size": 2}, r"--scheduler-policy mars does not support --pp-size=2: .*; accepted: 1"),
-        ({"disaggregation_mode": "prefill"}, "--disaggregation-mode=prefill"),
+        ({"disaggregation_mode": "prefill"}, "--disaggregation-mode=prefill.*; accepted: null"),
+        ({"disaggregation_mode": "decode"}, "--disaggregation-mode=decode.*; accepted: null"),
         ({"disable_radix_cache": True}, "--disable-radix-cache=True"),
         ({"tokenizer_worker_num": 4}, "--mars-admission mars does not support --tokenizer-worker-num=4"),
     ],
@@ -72,9 +73,23 @@ def test_host_arguments_that_mars_cannot_serve_under_are_refused_with_the_reason
 
 def test_only_what_is_on_is_checked():
     check_supported(MarsConfig(None, "mars"), {"pp_size": 2})
-    check_supported(MarsConfig("mars", "off", recognise=False), {"tokenizer_worker_num": 4})
+    check_supported(MarsConfig(None, "off"), {"disaggregation_mode": "prefill", "dp_size": 2})
+    check_supported(MarsConfig("mars", "off", recognise=False), {"tokenizer_worker_num": 4, "dp_size": 1})
     with pytest.raises(ConfigError, match=r"--mars-recognise off turns it off.*--tokenizer-worker-num=4"):
         check_supported(MarsConfig("mars", "off"), {"tokenizer_worker_num": 4})
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_admission_alone_is_refused_on_a_server_that_has_half_of_each_turn(mode):
+    message = f"--mars-admission mars does not support --disaggregation-mode={mode}: .* held .*; accepted: null"
+    with pytest.raises(ConfigError, match=message):
+        check_supported(MarsConfig(None, "mars"), {"disaggregation_mode": mode})
+
+
+def test_several_ranks_need_one_tokenizer_process_that_knows_where_programs_are():
+    for size in ("dp_size", "attn_dp_size"):
+        with pytest.raises(ConfigError, match="on their data-parallel rank does not support --tokenizer-worker-num=4"):
+            check_supported(MarsConfig("mars", "off", recognise=False), {"tokenizer_worker_num": 4, size: 2})
 
 
 def test_the_rust_frontend_is_refused(monkeypatch):

@@ -38,15 +38,18 @@ class ProgramBook:
         known.turns += 1
         known.last_end_s = now_s
 
+    def context(self, program: str, held: int, now_s: float) -> ContextView:
+        """The retained context of a program inside a tool, as the policy sees it."""
+        known = self._programs[program]
+        state = ContextState.PAUSED if program in self.paused else ContextState.TOOL
+        idle_s = max(0.0, now_s - known.last_end_s)
+        return ContextView(program, held, state, idle_s, known.arrived_s, known.turns)
+
     def contexts(self, tokens: dict[str, int], waiting: list[Request], now_s: float) -> list[ContextView]:
         """Retained contexts as the policy sees them, in order, from their tokens by program."""
         in_queue = {request.program for request in waiting}
         views = []
         for program, held in tokens.items():
-            known = self._programs[program]
-            state = ContextState.PAUSED if program in self.paused else ContextState.TOOL
-            if program in in_queue:
-                state = ContextState.WAITING
-            idle_s = max(0.0, now_s - known.last_end_s)
-            views.append(ContextView(program, held, state, idle_s, known.arrived_s, known.turns))
+            view = self.context(program, held, now_s)
+            views.append(view._replace(state=ContextState.WAITING) if program in in_queue else view)
         return views

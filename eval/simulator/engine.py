@@ -6,6 +6,7 @@ events differ in nothing but their context, so a run of them is taken in one go.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -18,11 +19,13 @@ from eval.simulator.request import Request
 from eval.simulator.retention import Retention, Sessions
 from eval.simulator.waiting import WaitingQueue, look_up
 from mars_sglang.core.cost_model import CostModel
+from mars_sglang.core.kept import spare_tokens
 from mars_sglang.core.policy import TurnPolicy
 from mars_sglang.core.views import (
     EngineFacts,
     ToolKnown,
     TurnArrived,
+    TurnDropped,
     TurnEnded,
     TurnStarted,
 )
@@ -67,7 +70,12 @@ class Engine:
             self._retention = Retention(
                 cache, policy, lambda tokens: self._book.contexts(tokens, self._waiting.turns, self.now)
             )
-        policy.attach(EngineFacts(cache.capacity_tokens, self._profile.chunked_prefill_tokens, cost.prefill_s))
+        host_tokens = 0 if cache.host is None else cache.host.capacity_tokens
+        self._spare_tokens = spare_tokens(cache.capacity_tokens, host_tokens)
+        self._busy_s = 0.0
+        """When something ran last."""
+        chunk_tokens = self._profile.chunked_prefill_tokens
+        policy.attach(EngineFacts(cache.capacity_tokens, chunk_tokens, cost.prefill_s, self._spare_tokens))
 
     @property
     def held_tokens(self) -> int:
@@ -91,6 +99,10 @@ class Engine:
         Args:
             paused: programs that had given up their place when it passed.
         """
+        if self._retention is not None:
+            for program in sorted(paused - self._book.paused):
+                self._retention.kept.drop(program)
+            self._retention.kept.asks(request.program)
         self._book.paused = paused
         self._book.arrived(request)
         request.queued_s = self.now
@@ -140,6 +152,8 @@ class Engine:
             self._retention.retain(request.program, node)
             if request.last:
                 self._retention.release(request.program)
+            elif (held := self._retention.tokens(request.program)) > 0:
+                self._retention.keep(self._book.context(request.program, held, self.now), self.now)
         self._say("end", request, request.output)
         self._ended(request)
 
@@ -182,7 +196,7 @@ class Engine:
             if places <= 0:
                 self._full = True
                 return None
-        self._waiting.sort(self.now, self.counters["prefill_tokens"])
+        self._sort()
         self.counters["passes"] += 1
         adder = self._adder()
         if self._chunked is not None:
@@ -202,12 +216,34 @@ class Engine:
             self._start(request)
         return adder
 
+    def _sort(self) -> None:
+        kept, idle_s = None, 0.0
+        if self._retention is not None:
+            kept = self._retention.kept
+            for program in kept.due(self.now):
+                view = self._book.context(program, self._retention.tokens(program), self.now)
+                self._retention.keep(view, self.now)
+            if not (self._running or self._chunked):
+                idle_s = self.now - self._idle_since_s()
+        self._waiting.sort(self.now, self.counters["prefill_tokens"], kept, self._spare_tokens, idle_s)
+
+    @property
+    def wakes_s(self) -> float:
+        """When something may be possible that is not now, if nothing happens; never, where nothing is kept."""
+        if self._retention is None or not self._waiting.turns:
+            return math.inf
+        return self._retention.kept.next_change_s(self._idle_since_s(), self.now)
+
+    def _idle_since_s(self) -> float:
+        """Since when something waits and nothing runs."""
+        return max(self._busy_s, min((request.queued_s for request in self._waiting.turns), default=self.now))
+
     def _adder(self) -> PrefillAdder:
         arguments = (
             self.cache, self._running, self._profile.chunked_prefill_tokens, self._shares_chunks, self._evict,
         )  # fmt: skip
         if self._ours:
-            return SkippingAdder(*arguments, policy=self._policy, now_s=self.now)
+            return SkippingAdder(*arguments, policy=self._policy, now_s=self.now, arranged=self._waiting.arranged)
         return PrefillAdder(*arguments)
 
     def _chunk_limit(self, request: Request, budget: int) -> int | None:
@@ -239,6 +275,8 @@ class Engine:
             self._full = added or bool(self._running)
 
     def _start(self, request: Request) -> None:
+        if self._retention is not None:
+            self._retention.kept.drop(request.program)
         first = request.prefill_s is None
         if not first and request.retracted_s is None:
             return
@@ -328,6 +366,7 @@ class Engine:
 
     def _spend(self, seconds: float, steps: int) -> None:
         self.now += seconds
+        self._busy_s = self.now
         self.counters["gpu_busy_s"] += seconds
         self.counters["steps"] += steps
 
@@ -354,6 +393,7 @@ class Engine:
         if aborted is not None:
             self._release(aborted)
             self._say("abort", aborted)
+            self._policy.observe(TurnDropped(aborted.turn_id, aborted.program), self.now)
             self._aborted(aborted)
         self._full = False
         return bool(self._running)

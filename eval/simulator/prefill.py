@@ -8,6 +8,7 @@ from enum import Enum, auto
 from eval.simulator.cache import PrefixCache
 from eval.simulator.host import LOAD_BACK_TOKENS
 from eval.simulator.request import CLIP_NEW_TOKENS, Request
+from mars_sglang.core.kept import NOTHING_KEPT, Arranged
 from mars_sglang.core.policy import TurnPolicy
 
 #: SGLang's ``--max-prefill-tokens``, unless told otherwise.
@@ -92,10 +93,7 @@ class PrefillAdder:
             has_chunked: whether a turn is in the middle of its prefill.
         """
         host_hit = request.host_hit
-        # The prefix found is not there to be evicted for its own turn.
-        room = self.room - self._cache.unlocked_tokens(request.last_node)
-        needed = request.context - request.prefix + request.to_come + _PAGE
-        if needed >= room:
+        if not self._fits(request):
             return Verdict.NO_TOKEN
         if self._chunk(request, host_hit, has_chunked) is None:
             return Verdict.OTHER
@@ -113,6 +111,11 @@ class PrefillAdder:
         if chunked:
             self.new_chunked = request
         return self.verdict()
+
+    def _fits(self, request: Request) -> bool:
+        # The prefix found is not there to be evicted for its own turn.
+        room = self.room - self._cache.unlocked_tokens(request.last_node)
+        return request.context - request.prefix + request.to_come + _PAGE < room
 
     def _chunk(self, request: Request, host_hit: int, has_chunked: bool) -> int | None:
         """Tokens of the turn in this step; None where it has to wait for the chunk of another."""
@@ -149,9 +152,10 @@ class PrefillAdder:
 class SkippingAdder(PrefillAdder):
     """Under a policy of ours a turn that does not fit may be passed, and a turn gets at most its quantum."""
 
-    def __init__(self, *args, policy: TurnPolicy, now_s: float) -> None:
+    def __init__(self, *args, policy: TurnPolicy, now_s: float, arranged: Arranged = NOTHING_KEPT) -> None:
         super().__init__(*args)
         self._policy = policy
+        self._arranged = arranged
         self._now_s = now_s
         self._misses = 0
         self.short_of_memory = False
@@ -165,16 +169,19 @@ class SkippingAdder(PrefillAdder):
 
     def add(self, request: Request, has_chunked: bool) -> Verdict:
         withheld = self._withhold(request)
+        kept = self._arranged.withheld_from(request.turn_id)
+        self._reserved += kept
         verdict = super().add(request, has_chunked)
+        self._reserved -= kept
         if self.new_chunked is request:
             self._reserve_rest(request)
         added = bool(self.added) and self.added[-1] is request
         self.chunk_left += withheld
-        if withheld and added:
-            verdict = self.verdict()
-        if verdict is Verdict.CONTINUE or added:
+        if added:
+            return self.verdict() if withheld or kept else verdict
+        if verdict is Verdict.CONTINUE:
             return verdict
-        return Verdict.CONTINUE if self._may_pass(request, verdict) else verdict
+        return Verdict.CONTINUE if self._may_pass(request, verdict, kept) else verdict
 
     def _reserve_rest(self, request: Request) -> None:
         """As the engine's adder: the chunks still to come and the answer of a turn in the middle of its prefill."""
@@ -189,11 +196,14 @@ class SkippingAdder(PrefillAdder):
         self.chunk_left -= withheld
         return withheld
 
-    def _may_pass(self, request: Request, verdict: Verdict) -> bool:
+    def _may_pass(self, request: Request, verdict: Verdict, kept: int) -> bool:
         self.short_of_memory |= verdict is Verdict.NO_TOKEN
         self._misses += 1
         if self._misses >= MAX_MISSES_PER_PASS:
             return False
+        if kept and self._fits(request):
+            # It waits for contexts that are kept, not for turns that run.
+            return True
         return self._policy.may_be_passed(request.waiting_view(), self._now_s)
 
 

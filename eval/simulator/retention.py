@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from eval.simulator.cache import Node, PrefixCache
+from mars_sglang.core.kept import KeptContexts
 from mars_sglang.core.policy import TurnPolicy
 from mars_sglang.core.views import ContextView
 
@@ -27,6 +28,8 @@ class Retention:
         self._policy = policy
         self._views = views
         self._tails: dict[str, Node] = {}
+        self.kept = KeptContexts()
+        """Of the tails, what turns have to leave alone."""
         self._pins: dict[str, Node] = {}
         cache.on_leaf_gone = self._move_tails
 
@@ -42,6 +45,13 @@ class Retention:
         node = self._tails.pop(program, None)
         if node is not None:
             node.owners.remove(program)
+        self.kept.drop(program)
+
+    def keep(self, view: ContextView, now_s: float) -> None:
+        """Ask the policy from whom to keep this context."""
+        kept = self._policy.keep(view, now_s) if self._policy.keeps_kv else None
+        if kept is not None:
+            self.kept.put(view.program, kept)
 
     def tokens(self, program: str) -> int:
         """Retained for the program; a shared prefix counts for each that shares it."""
@@ -89,8 +99,10 @@ class Retention:
     def _move_tails(self, node: Node) -> None:
         parent = node.parent
         for program in node.owners:
+            self.kept.lose(program, node.length)
             if parent is self._cache.root:
                 del self._tails[program]
+                self.kept.drop(program)
             else:
                 self._tails[program] = parent
                 parent.owners.append(program)

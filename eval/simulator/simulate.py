@@ -123,7 +123,8 @@ class Simulation:
             self._say(agenda.now, kind, program, None, *figures)
 
         capacity = cost.kv_capacity_tokens
-        gate = None if admission_policy is None else Gate(admission_policy, PoolFacts(capacity, host_tokens))
+        facts = PoolFacts(capacity, host_tokens, engine_keeps=getattr(turn_policy, "keeps_kv", False))
+        gate = None if admission_policy is None else Gate(admission_policy, facts)
         if gate is not None:
             # What an engine learns of itself within its first prompts.
             gate.prefill_token_s = cost.prefill_s(_PRICED_TOKENS, 0) / _PRICED_TOKENS
@@ -144,11 +145,12 @@ class Simulation:
         agenda.run_due(engine.now)
         if engine.has_work and engine.advance(agenda.next_s):
             return True
-        if agenda.next_s == math.inf:
+        next_s = min(agenda.next_s, engine.wakes_s)
+        if next_s == math.inf:
             if engine.has_work:
                 raise RuntimeError(f"at {engine.now:.3f} s nothing runs, nothing is to come, and turns wait")
             return False
-        engine.now = max(engine.now, agenda.next_s)
+        engine.now = max(engine.now, next_s)
         return True
 
     def outcome(self) -> Simulated:

@@ -6,6 +6,7 @@ from eval.simulator.cache import PrefixCache
 from eval.simulator.native import MATCHED_AT_MOST, NativeTurns, QueueFacts
 from eval.simulator.request import Request
 from eval.simulator.text import Text
+from mars_sglang.core.kept import NOTHING_KEPT, KeptContexts, arrange
 from mars_sglang.core.policy import TurnPolicy
 
 #: Under a policy of ours: waiting turns looked up anew in a pass, from the front (``mars_sglang.engine.turn_queue``).
@@ -38,12 +39,20 @@ class WaitingQueue:
         self._cache = cache
         self._policy = policy
         self._unsorted_passes = 0
+        self.arranged = NOTHING_KEPT
+        """What turns have to leave alone, as of the last pass."""
 
-    def sort(self, now_s: float, prefilled_tokens: int) -> None:
+    def sort(
+        self, now_s: float, prefilled_tokens: int, kept: KeptContexts | None = None, spare_tokens: int = 0,
+        idle_s: float = 0.0,
+    ) -> None:  # fmt: skip
         """Order the queue for one pass.
 
         Args:
             prefilled_tokens: by the engine, so far.
+            kept: what turns have to leave alone; None under an order of SGLang's.
+            spare_tokens: of that, what a host tier holds too.
+            idle_s: for how long the engine has had nothing to run.
         """
         if not self.turns:
             return
@@ -57,7 +66,16 @@ class WaitingQueue:
                 if place < REMATCHED_PER_PASS or not request.matched:
                     look_up(self._cache, request, request.context)
         views = [request.waiting_view() for request in self.turns]
-        self.turns = [self.turns[i] for i in self._policy.order_turns(views, now_s)]
+        order = self._policy.order_turns(views, now_s)
+        if kept is not None and len(kept):
+            room = self._cache.free + self._cache.evictable
+            self.arranged = arrange(
+                order, views, lambda turn: self._policy.rank(turn, now_s), kept, room, spare_tokens, idle_s
+            )
+            order = self.arranged.order
+        else:
+            self.arranged = NOTHING_KEPT
+        self.turns = [self.turns[i] for i in order]
 
     def _refresh(self) -> None:
         if self._unsorted_passes % _REFRESH_EVERY == 0 and self._cache.order.tlru is None:

@@ -61,7 +61,8 @@ class _Server:
         self.source = source
         self.settings = settings
         policy = FairShare(admission_policy(settings.policy), settings.weights)
-        self.gate = Gate(policy, PoolFacts(settings.capacity_tokens, settings.host_tokens, settings.host_copies))
+        pool = PoolFacts(settings.capacity_tokens, settings.host_tokens, settings.host_copies, settings.engine_keeps)
+        self.gate = Gate(policy, pool)
         self.window: AdmissionWindow | None = None
         self.window_at_s = 0.0
 

@@ -26,6 +26,8 @@ class PoolFacts:
     """KV tokens of the engine's host tier; 0 where there is none."""
     host_copies: bool = True
     """As in :class:`PoolView`."""
+    engine_keeps: bool = False
+    """Likewise."""
 
     def __post_init__(self):
         if self.capacity_tokens <= 0:
@@ -248,6 +250,7 @@ class Gate:
             referenced_tokens=anonymous + in_flight,
             host_tokens=self.pool.host_tokens,
             host_copies=self.pool.host_copies,
+            engine_keeps=self.pool.engine_keeps,
             prefill_token_s=self.prefill_token_s,
             load_token_s=self.load_token_s,
             tools=self.tools,

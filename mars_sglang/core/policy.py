@@ -10,8 +10,9 @@ draws no random numbers and iterates no set into a result, and each sort key end
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from mars_sglang.core.kept import Kept
 from mars_sglang.core.views import (
     AdmissionDecision,
     ContextState,
@@ -39,6 +40,8 @@ class TurnPolicy(Protocol):
     """Whether :meth:`pins` is to be asked at all."""
     cuts_prefills: bool
     """Whether :meth:`quantum_tokens` is."""
+    keeps_kv: bool
+    """Whether :meth:`rank` and :meth:`keep` are."""
 
     def attach(self, engine: EngineFacts) -> None:
         """What there is to schedule on. Called once, before anything else."""
@@ -56,6 +59,16 @@ class TurnPolicy(Protocol):
         """Whether a turn that does not fit now may be passed by one behind it that does.
 
         Has to turn False within a bounded time, or the turn could starve.
+        """
+
+    def rank(self, turn: TurnView, now_s: float) -> Any:
+        """Where a waiting turn stands among turns and kept contexts; smaller is ahead. :meth:`order_turns` has the same
+        order."""
+
+    def keep(self, context: ContextView, now_s: float) -> Kept | None:
+        """From which turns to keep the context of a program that went into a tool, and until when; None: from none.
+
+        Asked when the program's turn ends, and again when the time is over.
         """
 
     def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
@@ -78,6 +91,7 @@ class BaseTurnPolicy:
 
     pins_kv = False
     cuts_prefills = False
+    keeps_kv = False
 
     def attach(self, engine: EngineFacts) -> None:
         pass
@@ -93,6 +107,12 @@ class BaseTurnPolicy:
 
     def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
         return False
+
+    def rank(self, turn: TurnView, now_s: float) -> Any:
+        return turn.priority, turn.arrived_s
+
+    def keep(self, context: ContextView, now_s: float) -> Kept | None:
+        return None
 
     def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
         """Least recently used first; one whose next turn waits was used just now, when its prefix was looked up."""

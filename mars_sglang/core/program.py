@@ -114,6 +114,15 @@ class Program:
                 self._tools[tool] = self._tools.get(tool, 0) + 1
         return growth
 
+    def called(self, tool: str) -> None:
+        """Its last turn, of which nothing was known, called this tool."""
+        if self._tools.get(HUMAN) and (tool in self._tools or len(self._tools) < MAX_TOOLS):
+            self._tools[HUMAN] -= 1
+            if not self._tools[HUMAN]:
+                del self._tools[HUMAN]
+            self._tools[tool] = self._tools.get(tool, 0) + 1
+            self._view = None
+
     def place(self, *, admitted: bool, paused: bool = False) -> None:
         """It got a place, or gave it up."""
         self.admitted, self.paused = admitted, paused

@@ -78,6 +78,8 @@ class ContextView(NamedTuple):
     program_arrived_s: float
     turns: int
     """Turns ended so far."""
+    priority: int = 0
+    """Of its last turn, as in :class:`TurnView`: smaller is more urgent."""
 
 
 class EngineFacts(NamedTuple):
@@ -89,6 +91,8 @@ class EngineFacts(NamedTuple):
     """Prefill tokens of one step, at most."""
     prefill_s: Callable[[int, int], float]
     """Seconds to prefill so many tokens after a cached prefix of so many tokens, alone."""
+    spare_tokens: int = 0
+    """KV tokens that the host tier holds beyond what the GPU's pool does: so many may be evicted without being lost."""
 
 
 class TurnArrived(NamedTuple):
@@ -131,6 +135,13 @@ class TurnEnded(NamedTuple):
     """The client said that its program is over."""
 
 
+class TurnDropped(NamedTuple):
+    """A turn was given up without an answer: aborted while it waited, or refused. It may still end."""
+
+    turn_id: str
+    program: str | None
+
+
 class ToolKnown(NamedTuple):
     """What the program is inside of since its last turn ended. May come late, or never."""
 
@@ -145,7 +156,7 @@ class ProgramOver(NamedTuple):
     program: str
 
 
-TurnEvent = TurnArrived | TurnStarted | TurnEnded | ToolKnown | ProgramOver
+TurnEvent = TurnArrived | TurnStarted | TurnEnded | TurnDropped | ToolKnown | ProgramOver
 
 
 class ProgramView(NamedTuple):
@@ -239,6 +250,9 @@ class PoolView:
     """KV tokens of a host tier; 0 where there is none."""
     host_copies: bool = True
     """Whether the host tier holds copies of what the GPU holds (SGLang's write-through, its default)."""
+    engine_keeps: bool = False
+    """Whether the engine itself keeps the contexts of those ahead from those behind: then more may be inside than
+    fit."""
     prefill_token_s: float | None = None
     """Seconds of the engine to prefill a token, as the engine learned it; None where it does not say."""
     load_token_s: float | None = None

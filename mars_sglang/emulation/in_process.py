@@ -19,6 +19,7 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.server_args import ServerArgs
 
 from mars_sglang.core.policy import turn_policy
+from mars_sglang.core.views import EngineFacts
 from mars_sglang.engine.radix_cache import MarsRadixCache
 from mars_sglang.engine.turns import TurnBook
 from mars_sglang.engine.wire import WireTurn
@@ -75,6 +76,12 @@ def radix_cache(
     return cache_class(params)
 
 
+def attach(book: TurnBook, capacity_tokens: int) -> None:
+    """Give the book's policy an engine of that pool, which prefills at the price that the book knows."""
+    facts = EngineFacts(capacity_tokens, 8192, lambda extend, prefix: book.prefill.seconds(extend, prefix))
+    book.policy.attach(facts)
+
+
 class InProcessCache:
     """A radix cache, and the steps of a program's life as the scheduler makes them.
 
@@ -91,6 +98,7 @@ class InProcessCache:
             self.book = TurnBook(turn_policy(policy))
             self.cache = radix_cache(MarsRadixCache, capacity_tokens)
             self.cache.attach(self.book)
+            attach(self.book, capacity_tokens)
         self._allocator = self.cache.token_to_kv_pool_allocator
 
     def end_turn(self, program: str | None, context: array, now_s: float, arrived_s: float) -> None:

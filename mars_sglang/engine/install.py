@@ -10,6 +10,7 @@ from mars_sglang.engine import seams
 
 _TOKENIZER_MODULE = "sglang.srt.managers.tokenizer_manager"
 _SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
+_CONTROLLER_MODULE = "sglang.srt.managers.data_parallel_controller"
 
 _installed: set[str] = set()
 
@@ -48,6 +49,7 @@ def install(config: MarsConfig, *, launches: bool) -> None:
         if launches:
             _around("sglang.srt.entrypoints.engine.Engine._launch_subprocesses", launch_with_gate)
     if config.turn_policy is not None and (launches or _SCHEDULER_MODULE in sys.modules):
+        from mars_sglang.engine.data_parallel import tell_of_ranks
         from mars_sglang.engine.radix_cache import register_backend
         from mars_sglang.engine.scheduler import ASKS_FOR_VICTIMS, MarsScheduler, decode_retraction_order
 
@@ -57,6 +59,8 @@ def install(config: MarsConfig, *, launches: bool) -> None:
             _replace(f"{_SCHEDULER_MODULE}.Scheduler", MarsScheduler)
         elif config.turn_policy not in registry.registered_schedule_policies():
             registry.register_scheduler_class(config.turn_policy, MarsScheduler)
+        if launches or _CONTROLLER_MODULE in sys.modules:
+            _around(f"{_CONTROLLER_MODULE}.DataParallelController.get_init_info", tell_of_ranks)
         if not ASKS_FOR_VICTIMS:
             _around(
                 "sglang.srt.managers.schedule_batch.ScheduleBatch._get_decode_retraction_order",

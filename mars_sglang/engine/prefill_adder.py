@@ -34,14 +34,17 @@ class MarsPrefillAdder(PrefillAdder):
 
     def add_one_req(self, req, has_chunked_req, truncation_align_size):
         withheld = self._withhold(req)
+        kept = self.book.arranged.withheld_from(req.rid)
+        self.memory_budget.total_offset += kept
         result = super().add_one_req(req, has_chunked_req, truncation_align_size)
+        self.memory_budget.total_offset -= kept
         if self.new_chunked_req is req:
             self._reserve_rest(req)
         if withheld:
             self.rem_chunk_tokens += withheld
-            if self.can_run_list and self.can_run_list[-1] is req:
-                # What is left of the step after the quantum of this turn, and not of the quantum.
-                result = self.budget_state()
+        if (withheld or kept) and self.can_run_list and self.can_run_list[-1] is req:
+            # What is left of the step for those behind, and not for this turn.
+            result = self.budget_state()
         if _LOOP_ASKS or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
             # A mamba tree hands the request a state slot before this call, and the loop
             # takes it back only from a request with which it ends.
@@ -49,6 +52,13 @@ class MarsPrefillAdder(PrefillAdder):
         added = bool(self.can_run_list) and self.can_run_list[-1] is req
         # The loop ends with a request whose result is another, and the next is not tried.
         return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
+
+    def _fits(self, req) -> bool:
+        """Whether the turn would fit if nothing were kept."""
+        answer = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
+        tokens = len(req.full_untruncated_fill_ids) - req.prefix_len + answer + self.per_req_token_overhead
+        with self._lock_node(req.last_node):
+            return tokens < self.rem_total_tokens
 
     def _reserve_rest(self, req) -> None:
         """Keep room for the chunks of a turn that are still to come, and for its answer.
@@ -76,8 +86,16 @@ class MarsPrefillAdder(PrefillAdder):
         self.misses += 1
         if self.misses >= MAX_MISSES_PER_PASS:
             return False
+        if result == AddReqResult.NO_TOKEN and self.book.arranged.withheld_from(req.rid) and self._fits(req):
+            # It waits for contexts that are kept, and not for turns that run.
+            self.book.counters["held_for_kept"] += 1
+            if self.book.log is not None:
+                self.book.log.write("held", self.book.now_s, [req.rid])
+            return True
         if not self.book.policy.may_be_passed(waiting_view(req, 0), self.book.now_s):
             self.book.counters["held_back_for_an_aged_turn"] += 1
+            if self.book.log is not None:
+                self.book.log.write("aged", self.book.now_s, [req.rid])
             return False
         self.book.counters["passed_over"] += 1
         return True

@@ -15,6 +15,7 @@ a tail is evicted, the parent becomes the tail. Locks of running turns work as e
 Both tree cores work: all this needs of them is node ids.
 """
 
+from collections.abc import Container
 from typing import Any
 
 from sglang.srt.mem_cache.registry import (
@@ -64,6 +65,8 @@ class MarsRadixCache(UnifiedRadixCache):
         self._skipped: dict[str, None] = {}
         self._reclaimed: dict[str, int] = {}
         """Tokens taken from retained contexts by the eviction in progress."""
+        if self._book is not None:
+            self._book.kept.clear()
 
     # -- what is retained ------------------------------------------------------------------
 
@@ -81,7 +84,16 @@ class MarsRadixCache(UnifiedRadixCache):
             if turn.last:
                 self.program_ended(turn.program)
             elif self._book is not None and turn.program in self._tokens_of:
+                self.keep(turn.program)
                 self._say(KvRetained, program=turn.program, turn=req.rid, pages=self.pages_of(turn.program))
+
+    def keep(self, program: str) -> None:
+        """Ask the policy from which turns to keep the program's context; nothing where it has none."""
+        book = self._book
+        if book.policy.keeps_kv and program in self._tail_of:
+            kept = book.policy.keep(self._context_view(program, frozenset()), book.now_s)
+            if kept is not None:
+                book.kept.put(program, kept)
 
     def program_ended(self, program: str) -> None:
         """Its context is nobody's any more, and goes before anyone's."""
@@ -132,6 +144,8 @@ class MarsRadixCache(UnifiedRadixCache):
         node_id = self._tail_of.pop(program, None)
         if node_id is None:
             return
+        if self._book is not None:
+            self._book.kept.drop(program)
         del self._tokens_of[program]
         owners = self._programs_at[node_id]
         owners.remove(program)
@@ -229,9 +243,11 @@ class MarsRadixCache(UnifiedRadixCache):
         contexts = [self._context_view(program, waiting) for program in self._skipped]
         first = contexts[book.policy.order_reclaim(contexts, book.now_s)[0]].program
         book.counters["contexts_reclaimed"] += 1
+        if book.log is not None:
+            book.log.write("reclaim", book.now_s, [first])
         return first
 
-    def _context_view(self, program: str, waiting: set[str | None]) -> ContextView:
+    def _context_view(self, program: str, waiting: Container[str | None]) -> ContextView:
         known = self._book.programs.get(program)
         if program in waiting:
             state = ContextState.WAITING
@@ -295,6 +311,7 @@ class MarsRadixCache(UnifiedRadixCache):
             lost = self._tokens_of[program] - tokens
             self._book.counters["tokens_reclaimed"] += lost
             self._reclaimed[program] = self._reclaimed.get(program, 0) + lost
+            self._book.kept.lose(program, lost)
             if tokens > 0:
                 self._retain_at(program, parent_id, tokens)
             else:

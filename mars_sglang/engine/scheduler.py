@@ -4,12 +4,15 @@ import logging
 import os
 
 from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.runtime_context import get_parallel
 
 from mars_sglang import __version__, clock
 from mars_sglang.config import NATIVE_UNDER_MARS, MarsConfig
+from mars_sglang.core.kept import spare_tokens
 from mars_sglang.core.policy import turn_policy
 from mars_sglang.core.views import EngineFacts, RunningView
 from mars_sglang.engine import wire
+from mars_sglang.engine.decision_log import open_decision_log
 from mars_sglang.engine.engine_stream import open_engine_stream
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
 from mars_sglang.engine.prefill_meter import PrefillMeter
@@ -41,6 +44,7 @@ class MarsScheduler(Scheduler):
         super().init_schedule_policy()
         self.mars_book = TurnBook(turn_policy(config.turn_policy))
         self.mars_book.now_s = clock.now()
+        self.mars_book.log = open_decision_log(f"dp{get_parallel().dp_rank or 0}-tp{get_parallel().tp_rank}")
         self.policy = MarsSchedulePolicy(
             self.mars_book,
             self.schedule_policy,
@@ -52,14 +56,19 @@ class MarsScheduler(Scheduler):
         self._mars_adder_class = type("BookedPrefillAdder", (_RememberedAdder,), {"book": self.mars_book})
         self._mars_last_tick_s = float("-inf")
         self._mars_queue_grew = False
+        self._mars_ran = False
+        """Whether a batch was launched since the last look for a prefill."""
         self.tree_cache.attach(self.mars_book)
         self._mars_steps = PrefillMeter(clock.now)
         book = self.mars_book
+        copies = self.server_args.hicache_write_policy != "write_back"
+        book.spare_tokens = spare_tokens(self.max_total_num_tokens, self._host_tokens() or 0, copies)
         book.policy.attach(
             EngineFacts(
                 capacity_tokens=self.max_total_num_tokens,
                 chunk_tokens=self.chunked_prefill_size or self.max_prefill_tokens,
                 prefill_s=lambda extend, prefix: book.prefill.seconds(extend, prefix),
+                spare_tokens=book.spare_tokens,
             )
         )
         self._mars_stream = None
@@ -123,6 +132,11 @@ class MarsScheduler(Scheduler):
         self._mars_queue_grew = True
         super()._add_request_to_queue(req, is_retracted=is_retracted)
 
+    def _release_aborted_request(self, req):
+        super()._release_aborted_request(req)
+        if hasattr(req, "mars"):
+            self.mars_book.dropped(req.rid, req.mars)
+
     # -- prefill -------------------------------------------------------------------------------
 
     def get_prefill_adder_class(self):
@@ -136,6 +150,9 @@ class MarsScheduler(Scheduler):
             self._mars_queue_grew = False
         self._mars_adder_class.last = None
         self.mars_book.running = running_batch.reqs
+        if self._mars_ran or running_batch.reqs or self.chunked_req is not None:
+            self.mars_book.busy_s = self.mars_book.now_s
+            self._mars_ran = False
         self.tree_cache.repin(len(running_batch.reqs), more=self.chunked_req is None)
         plan = super().get_new_batch_prefill(running_batch)
         adder = self._mars_adder_class.last
@@ -149,6 +166,7 @@ class MarsScheduler(Scheduler):
         return plan
 
     def run_batch(self, batch, *args, **kwargs):
+        self._mars_ran = True
         self._mars_steps.began()
         return super().run_batch(batch, *args, **kwargs)
 
@@ -192,7 +210,10 @@ class MarsScheduler(Scheduler):
             for req in reqs
         ]
         self.mars_book.counters["victim_orders"] += 1
-        return self.mars_book.policy.order_victims(running, self.mars_book.now_s)[::-1]
+        order = self.mars_book.policy.order_victims(running, self.mars_book.now_s)[::-1]
+        if self.mars_book.log is not None:
+            self.mars_book.log.write("victims", self.mars_book.now_s, [reqs[i].rid for i in order])
+        return order
 
     # -- seen from outside ---------------------------------------------------------------------
 
@@ -203,6 +224,7 @@ class MarsScheduler(Scheduler):
                 "turn_policy": self.mars_book.policy.name,
                 "pid": os.getpid(),
                 "host_tokens": self._host_tokens(),
+                "keeps_kv": self.mars_book.policy.keeps_kv,
             }
         }
 
@@ -215,9 +237,11 @@ class MarsScheduler(Scheduler):
         output = super().get_internal_state(recv_req)
         output.internal_state["mars"] = {
             "turn_policy": self.mars_book.policy.name,
+            "dp_rank": get_parallel().dp_rank or 0,
             "programs": len(self.mars_book.programs),
             "retained_programs": len(self.tree_cache.retained()),
             "retained_tokens": self.tree_cache.retained_tokens(),
+            "kept_programs": len(self.mars_book.kept),
             "executors": {
                 name: {"age_s": self.mars_book.now_s - heard_s, "cores_used": load.cores_used, "active": load.active}
                 for name, (heard_s, load) in self.mars_book.executors.items()

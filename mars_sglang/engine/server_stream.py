@@ -20,6 +20,7 @@ from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
     ExecutorLoad,
+    FirstToken,
     GateSettings,
     PausePredicted,
     ProgramEnded,
@@ -52,17 +53,21 @@ class ServerStream:
     Args:
         config: where the stream is; the processes it asks for are started.
         state: what this server knows to be going on: programs, turns without one, and its gate's settings.
+        first_tokens: whether to hear of those.
     """
 
     def __init__(
         self,
         config: StreamConfig,
         state: Callable[[], tuple[Iterable[ProgramState], tuple[TurnState, ...], GateSettings | None]],
+        *,
+        first_tokens: bool = False,
     ):
         self.address = config.address
         self._processes = beside(config)
         self._state = state
-        self._end = StreamEnd(config, "server", self._parts, HEARD, lambda: self.on_restart())
+        heard = (*HEARD, FirstToken) if first_tokens else HEARD
+        self._end = StreamEnd(config, "server", self._parts, heard, lambda: self.on_restart())
         self._publish = self._end.publish
         self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
         """Latest report by executor, with the time at which it came."""
@@ -74,6 +79,8 @@ class ServerStream:
         self.on_ticket: Callable[[AdmissionTicket], None] = lambda ticket: None
         self.on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None
         self.on_restart: Callable[[], None] = lambda: None
+        self.on_first_token: Callable[[str], None] = lambda turn_id: None
+        self.on_dormant: Callable[[str], None] = lambda program: None
 
     # -- what we say ---------------------------------------------------------------------------
 
@@ -181,6 +188,9 @@ class ServerStream:
                     keep_newest(self.predictions, program, event, MAX_PREDICTIONS)
                 case ProgramEnded(program=str(program), reason="dormant"):
                     self.predictions.pop(program, None)
+                    self.on_dormant(program)
+                case FirstToken(turn=str(turn_id)):
+                    self.on_first_token(turn_id)
                 case Snapshot():
                     self.on_snapshot(event)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,6 +17,8 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 
 from mars_sglang import __version__, clock
 from mars_sglang.config import ADMISSION_OFF, MarsConfig, instance
+from mars_sglang.core.placement import Placement
+from mars_sglang.core.prefill_price import PrefillPrice
 from mars_sglang.core.program import Answer, Program, ProgramTable
 from mars_sglang.engine import wire
 from mars_sglang.engine.admission_gate import AWAY_S, AdmissionGate
@@ -77,6 +79,8 @@ class HostSettings:
     """Whether it schedules by priority."""
     metrics: bool = False
     """Whether it shows Prometheus metrics."""
+    ranks: int = 1
+    """Data-parallel ranks among which programs are placed; 1 where that is left to SGLang."""
 
 
 class ServerTurns:
@@ -94,6 +98,10 @@ class ServerTurns:
         self.gate: AdmissionGate | None = None
         self.stream: ServerStream | None = None
         self.metrics = ServerMetrics(enabled=False)
+        self.placement: Placement | None = None
+        if host.ranks > 1:
+            # Placement compares prefills with prefills: what one costs on this engine scales both sides alike.
+            self.placement = Placement(host.ranks, PrefillPrice().seconds)
         self._settings: GateSettings | None = None
         self._anonymous: dict[str, tuple[int, float]] = {}
         """Prompt tokens and arrival of the turns that are nobody's to the gate, by turn id."""
@@ -110,16 +118,23 @@ class ServerTurns:
         if self.config.stream is None:
             return
         try:
-            self.stream = ServerStream(self.config.stream, self._told)
+            self.stream = ServerStream(self.config.stream, self._told, first_tokens=self.placement is not None)
         except Exception as error:
             logger.warning("mars-sglang: no information stream, so every program may start: %s", error)
+            return
+        if self.placement is not None:
+            self.stream.on_first_token = self.placement.answering
+            self.stream.on_dormant = self.placement.forget
 
-    def open_gate(self, capacity_tokens: int, host_tokens: int = 0, host_copies: bool = True) -> None:
+    def open_gate(
+        self, capacity_tokens: int, host_tokens: int = 0, host_copies: bool = True, *, engine_keeps: bool = False
+    ) -> None:
         """Start asking for admission; called once the engine told its pool's size.
 
         Args:
             host_tokens: KV tokens of the engine's host tier.
             host_copies: whether that holds copies of what the GPU holds.
+            engine_keeps: whether the engine itself keeps the contexts of those ahead from those behind.
         """
         config, stream = self.config, self.stream
         if config.admission == ADMISSION_OFF or stream is None:
@@ -129,6 +144,7 @@ class ServerTurns:
             capacity_tokens=capacity_tokens,
             host_tokens=host_tokens,
             host_copies=host_copies,
+            engine_keeps=engine_keeps,
             weights=config.tenant_weights,
             instance=instance(),
         )
@@ -298,9 +314,22 @@ class ServerTurns:
         program, program_arrived_s = turn.gated(), turn.arrived_s
         if program is not None:
             program_arrived_s = self.programs.touch(program, turn.arrived_s).arrived_s
-        paused = self.gate.paused() if self.gate is not None else ()
+        paused = (*(self.gate.paused() if self.gate is not None else ()), *self._place(obj, turn))
         marked = wire.WireTurn(program, turn.arrived_s, program_arrived_s, paused, turn.identity.last)
         obj.sampling_params = wire.put_all(obj.sampling_params, marked)
+
+    def _place(self, obj: GenerateReqInput, turn: ServerTurn) -> Iterable[str]:
+        """Name the rank of the turn, where there are several; the programs that left that one, whose KV goes first."""
+        if self.placement is None:
+            return ()
+        chosen = obj.data_parallel_rank if obj.routed_dp_rank is None else obj.routed_dp_rank
+        # Also a first turn that may be of a mere chat: if it is not, the next one needs its KV.
+        program = turn.identity.program
+        rank = self.placement.place(turn.turn_id, program, turn.prompt_tokens, clock.now(), chosen)
+        if rank is None:
+            return ()
+        obj.routed_dp_rank = rank
+        return self.placement.left(rank)
 
     async def hear(self, turn: ServerTurn, response: Any) -> None:
         """Note a response on its way to the client.
@@ -308,6 +337,8 @@ class ServerTurns:
         The answer is taken apart before the client has all of it: its next turn may come at once.
         """
         turn.hear(response)
+        if self.placement is not None:
+            self.placement.answering(turn.turn_id)
         if turn.identity.program is None or not turn.answered() or not (text := turn.answer()):
             return
         parse = partial(
@@ -334,6 +365,9 @@ class ServerTurns:
         self._recognition.over(turn.turn_id)
         self._anonymous.pop(turn.turn_id, None)
         self._under_way.discard(turn.turn_id)
+        if self.placement is not None:
+            context_tokens = answer.prompt_tokens + answer.output_tokens if answer is not None else 0
+            self.placement.end(turn.turn_id, context_tokens, now_s)
         if known is not None:
             if answer is not None:
                 known.tools = tools
@@ -366,6 +400,8 @@ class ServerTurns:
         if self.stream is not None:
             self.stream.program_ended(program, reason, now_s)
         self._recognition.forget(program)
+        if self.placement is not None:
+            self.placement.forget(program)
         known = self.programs.get(program)
         if known is not None:
             self._leave(known)
@@ -392,6 +428,7 @@ class ServerTurns:
             "turn_policy": self.config.turn_policy,
             "admission": self.config.admission,
             "gate": self._gate_state(),
+            "placement": self.placement.report() if self.placement else None,
             "stream": self.stream.report() if self.stream else None,
             "executors": [_executor(executor, now_s) for executor in executors],
             "programs_known": len(self.programs),

@@ -11,8 +11,9 @@ from typing import Any
 from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
+from sglang.srt.runtime_context import get_parallel
 
-from mars_sglang.config import MarsConfig
+from mars_sglang.config import ADMISSION_OFF, MarsConfig
 from mars_sglang.engine.refusals import answer_refusals, refusable
 from mars_sglang.engine.seams import SeamError
 from mars_sglang.engine.server_turns import HostSettings, ServerTurns
@@ -40,6 +41,7 @@ class MarsTokenizerManager(TokenizerManager):
                 incremental=self.incremental_streaming_output,
                 priorities=self.server_args.enable_priority_scheduling,
                 metrics=self.server_args.enable_metrics,
+                ranks=_placed_ranks(config, self.server_args),
             )
             self.mars_turns = ServerTurns(config, host)
 
@@ -120,12 +122,8 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
     tokenizer_manager, scheduler_infos = launched[0], launched[3].scheduler_infos
     if not scheduler_infos or "max_total_num_tokens" not in scheduler_infos[0]:
         return launched  # a node without a scheduler of its own
-    data_parallel = server_args.dp_size or 1
-    # A data-parallel controller stands between, and passes on only what it knows.
-    if (
-        config.turn_policy is not None
-        and data_parallel == 1
-        and any(info.get("mars", {}).get("turn_policy") != config.turn_policy for info in scheduler_infos)
+    if config.turn_policy is not None and any(
+        info.get("mars", {}).get("turn_policy") != config.turn_policy for info in scheduler_infos
     ):
         raise SeamError(
             f"--scheduler-policy {config.turn_policy} was asked for, but the scheduler process runs "
@@ -136,10 +134,22 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
         turns.open_stream()
         # Tensor-parallel ranks hold slices of one pool, data-parallel ones a pool each.
         pool_tokens = min(info["max_total_num_tokens"] for info in scheduler_infos)
-        turns.open_gate(pool_tokens * data_parallel, *_host_tier(server_args, scheduler_infos, pool_tokens))
+        turns.open_gate(
+            pool_tokens * get_parallel().num_dp_ranks,
+            *_host_tier(server_args, scheduler_infos, pool_tokens),
+            engine_keeps=all(info.get("mars", {}).get("keeps_kv", False) for info in scheduler_infos),
+        )
         add_routes(turns)
         answer_refusals()
     return launched
+
+
+def _placed_ranks(config: MarsConfig, server_args) -> int:
+    """As :attr:`HostSettings.ranks`."""
+    if config.turn_policy is None and config.admission == ADMISSION_OFF:
+        return 1
+    # Its ranks come and go, and a request for one that is gone ends the controller that dispatches.
+    return 1 if server_args.elastic_ep_backend is not None else get_parallel().num_dp_ranks
 
 
 def _host_tier(server_args, scheduler_infos: list[dict[str, Any]], pool_tokens: int) -> tuple[int, bool]:
@@ -147,7 +157,7 @@ def _host_tier(server_args, scheduler_infos: list[dict[str, Any]], pool_tokens: 
     copies."""
     if not server_args.enable_hierarchical_cache:
         return 0, True
-    ranks = server_args.dp_size or 1
+    ranks = get_parallel().num_dp_ranks
     copies = server_args.hicache_write_policy != "write_back"
     told = [info.get("mars", {}).get("host_tokens") for info in scheduler_infos]
     if all(tokens is not None for tokens in told):

@@ -4,6 +4,7 @@ from typing import Any
 
 from sglang.srt.managers.schedule_policy import SchedulePolicy, match_kv_cache
 
+from mars_sglang.core.kept import NOTHING_KEPT, arrange
 from mars_sglang.core.views import TurnView
 from mars_sglang.engine.turns import TurnBook, native_priority
 
@@ -57,11 +58,35 @@ class MarsSchedulePolicy(SchedulePolicy):
         for place, req in enumerate(waiting_queue):
             if place < REMATCHED_PER_PASS or not req.mars.matched:
                 match_kv_cache(req, self.tree_cache)
-                req.mars.matched = True
-        views = [waiting_view(req, self._priority(req)) for req in waiting_queue]
+                req.mars.matched, req.mars.view = True, None
+        views = [req.mars.view or self._look(req) for req in waiting_queue]
         order = book.policy.order_turns(views, book.now_s)
+        if book.policy.keeps_kv:
+            order = self._arrange(order, views)
         waiting_queue[:] = [waiting_queue[i] for i in order]
+        if book.log is not None and order != list(range(len(order))):
+            book.log.write("order", book.now_s, [req.rid for req in waiting_queue])
         book.counters["passes"] += 1
+
+    def _look(self, req: Any) -> TurnView:
+        req.mars.view = waiting_view(req, self._priority(req))
+        return req.mars.view
+
+    def _arrange(self, order: list[int], views: list[TurnView]) -> list[int]:
+        """Turns that have to wait for kept contexts go behind those that can start."""
+        book = self.book
+        for program in book.kept.due(book.now_s):
+            self.tree_cache.keep(program)
+        if not len(book.kept):
+            book.arranged = NOTHING_KEPT
+            return order
+        room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        since_s = max(book.busy_s, min(req.mars.queued_s for req in book.waiting_queue))
+        idle_s = max(0.0, book.now_s - since_s)
+        book.arranged = arrange(
+            order, views, lambda turn: book.policy.rank(turn, book.now_s), book.kept, room, book.spare_tokens, idle_s
+        )
+        return book.arranged.order
 
     def shortest_prefill_chunk_limit(self, chunked_req, waiting_queue, budget: int, page_size: int) -> int | None:
         """SGLang's room for short turns beside a long one, and no more of the long one than its quantum, nor

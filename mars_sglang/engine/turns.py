@@ -5,10 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mars_sglang.core.kept import NOTHING_KEPT, KeptContexts
 from mars_sglang.core.policy import TurnPolicy
 from mars_sglang.core.prefill_price import PrefillPrice
 from mars_sglang.core.program import ProgramTable
-from mars_sglang.core.views import ProgramOver, ToolKnown, TurnArrived, TurnEnded, TurnStarted
+from mars_sglang.core.views import (
+    ProgramOver,
+    ToolKnown,
+    TurnArrived,
+    TurnDropped,
+    TurnEnded,
+    TurnStarted,
+    TurnView,
+)
+from mars_sglang.engine.decision_log import DecisionLog
 from mars_sglang.engine.wire import WireTurn
 from mars_sglang.stream.events import ExecutorLoad, PausePredicted, ProgramEnded
 
@@ -58,6 +68,8 @@ class ReqTurn:
     """When it was retracted last, until it is scheduled again; None if it is not waiting for that."""
     answering: bool = False
     """Whether its first token is out."""
+    view: TurnView | None = None
+    """As the policy sees it while it waits, until something changes."""
 
 
 class TurnBook:
@@ -76,12 +88,22 @@ class TurnBook:
         """The host's waiting queue as of the last pass."""
         self.running: list[Any] = []
         """The host's decoding requests as of the last pass."""
+        self.kept = KeptContexts()
+        """Contexts that turns ranked behind have to leave alone."""
+        self.arranged = NOTHING_KEPT
+        """What each has to, as of the last pass."""
+        self.spare_tokens = 0
+        """Of what is kept, tokens that the host tier holds too."""
+        self.busy_s = 0.0
+        """When the engine last had something to run."""
         self.prefill = PrefillPrice()
         """What a prefill costs, the same on every rank."""
         self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
         """Latest report of each host of tools, with the time at which it was heard."""
         self.predictions: OrderedDict[str, PausePredicted] = OrderedDict()
         """When programs inside a tool are expected back."""
+        self.log: DecisionLog | None = None
+        """Where decisions are written down, for comparing ranks; None where nobody asked for that."""
         self.say: Callable[..., None] = _say_nothing
         """Publishes an event; decides nothing, so it need not be the same on every rank."""
 
@@ -91,7 +113,11 @@ class TurnBook:
         continuation, pause_s = False, None
         if turn.program is not None:
             # Each identified request names all programs that are paused now.
-            self.paused = frozenset(turn.paused)
+            paused = frozenset(turn.paused)
+            for program in sorted(paused - self.paused):
+                self.kept.drop(program)
+            self.paused = paused
+            self.kept.asks(turn.program)
             known = self.programs.touch(turn.program, self.now_s)
             known.arrived_s = min(known.arrived_s, turn.program_arrived_s)
             continuation = known.turns > 0
@@ -117,6 +143,9 @@ class TurnBook:
 
     def started(self, turn_id: str, turn: ReqTurn) -> None:
         """A chunk of the turn's prefill was scheduled."""
+        turn.view = None
+        if turn.program is not None:
+            self.kept.drop(turn.program)
         if turn.prefill_s is not None and turn.retracted_s is None:
             return
         since_s = turn.queued_s if turn.retracted_s is None else turn.retracted_s
@@ -124,6 +153,12 @@ class TurnBook:
         turn.retracted_s = None
         waited_s = max(0.0, self.now_s - since_s)
         self.policy.observe(TurnStarted(turn_id, turn.program, waited_s, turn.retractions), self.now_s)
+
+    def dropped(self, turn_id: str, turn: ReqTurn) -> None:
+        """The turn was given up, as a rule before it ran."""
+        if turn.program is not None:
+            self.kept.drop(turn.program)
+        self.policy.observe(TurnDropped(turn_id, turn.program), self.now_s)
 
     def hear(self, news: StreamNews) -> list[str]:
         """Take in what the stream said; the programs that ended."""

@@ -324,6 +324,8 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Weight of each tenant in the shares of the pool; 1 for one that is not named."""
     instance: Name = ""
     """Names the server and its engine alike."""
+    engine_keeps: bool = False
+    """Whether the engine itself keeps the contexts of those ahead from those behind."""
 
 
 class ProgramState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

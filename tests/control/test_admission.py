@@ -340,6 +340,14 @@ def test_two_servers_with_a_program_of_the_same_id_are_apart():
     assert "t2" in other.running and not server.gate.is_paused("p")
 
 
+def test_where_the_engine_keeps_contexts_itself_its_servers_gate_knows_it():
+    # 3000 + 2 x 600 each: two are over .95 x 8000, and under .95 x 12,000.
+    run, server = running("mars", 8000)
+    other = serve(run, OTHER, 8000, "mars", engine_keeps=True)
+    assert server.submit("a", "a1", 3000) and not server.submit("b", "b1", 3000)
+    assert other.submit("c", "c1", 3000) and other.submit("d", "d1", 3000)
+
+
 def test_the_server_heard_of_least_lately_loses_its_gate(monkeypatch):
     monkeypatch.setattr(admission_module, "MAX_SERVERS", 2)
     run = Run(consumers=[AdmissionConsumer()])

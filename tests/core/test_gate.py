@@ -301,14 +301,14 @@ def test_the_turns_to_come_count_down_from_what_the_client_said_last():
 
 
 def test_the_pool_is_shown_with_its_host_tier_and_what_the_engine_learned():
-    g = Gate(Looks(), PoolFacts(10_000, host_tokens=40_000, host_copies=False))
+    g = Gate(Looks(), PoolFacts(10_000, host_tokens=40_000, host_copies=False, engine_keeps=True))
     g.prefill_token_s, g.load_token_s = 3e-5, 2e-6
     g.submit("a", "a1", 3000, 0.0, tenant="t")
     g.submit(None, "x", 500, 0.0)
     g.decide(0.0)
     assert shown(g, 0.5)["a"].tenant == "t"
     pool = g.policy.pool
-    assert (pool.capacity_tokens, pool.host_tokens, pool.host_copies) == (10_000, 40_000, False)
+    assert (pool.capacity_tokens, pool.host_tokens, pool.host_copies) == (10_000, 40_000, False) and pool.engine_keeps
     assert (pool.prefill_token_s, pool.load_token_s, pool.tools) == (3e-5, 2e-6, None)
     assert (pool.anonymous_tokens, pool.referenced_tokens) == (500, 3500)
     # Inside a tool it refers to nothing.

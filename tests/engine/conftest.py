@@ -7,13 +7,15 @@ import pytest
 
 sglang = pytest.importorskip("sglang")
 
+from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req  # noqa: E402
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams  # noqa: E402
 from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
 
 from mars_sglang.core.policy import turn_policy  # noqa: E402
-from mars_sglang.emulation.in_process import prepare, radix_cache  # noqa: E402
+from mars_sglang.emulation.in_process import attach, prepare, radix_cache, request  # noqa: E402
 from mars_sglang.engine.radix_cache import MarsRadixCache  # noqa: E402
 from mars_sglang.engine.turns import TurnBook  # noqa: E402
+from mars_sglang.engine.wire import WireTurn  # noqa: E402
 
 
 @dataclass
@@ -23,7 +25,9 @@ class CachedPrograms:
     cache: MarsRadixCache
     book: TurnBook
 
-    def end_turn(self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None) -> None:
+    def end_turn(
+        self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None, last: bool = False
+    ) -> None:
         """A turn of ``program`` ended with this whole context in the cache."""
         self.book.now_s = at_s
         page = self.cache.page_size
@@ -35,11 +39,22 @@ class CachedPrograms:
         assert result.prefix_len == matched
         if program is None:
             return
-        known = self.book.programs.touch(program, at_s)
-        if arrived_s is not None:
-            known.arrived_s = arrived_s
-        self.book.context_ended(program, len(tokens))
-        self.cache._retain(program, result.last_device_node, whole)
+        req = self.asks(program, tokens, at_s, arrived_s, last)
+        self.book.started(req.rid, req.mars)
+        req.finished_reason = FINISH_LENGTH(length=1)
+        req.last_node, req.kv.cache_protected_len = result.last_device_node, whole
+        self.cache.on_release(req, checkpointed=True)
+
+    def asks(
+        self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None, last: bool = False
+    ) -> Req:
+        """A turn of ``program`` with this prompt enters the queue."""
+        self.book.now_s = at_s
+        req = request(f"{program}-{at_s}", array("q", tokens))
+        came_s = at_s if arrived_s is None else arrived_s
+        req.mars = self.book.receive(WireTurn(program, at_s, came_s, tuple(sorted(self.book.paused)), last))
+        self.book.queued(req.rid, req.mars, len(tokens))
+        return req
 
     def matched(self, tokens: list[int]) -> int:
         """Tokens of this context that the cache still holds, without touching it."""
@@ -82,4 +97,5 @@ def make_cached_programs(tree_core: str, page_size: int, pool_tokens: int = 4096
     cache = radix_cache(MarsRadixCache, pool_tokens, page_size, tree_core)
     book = TurnBook(turn_policy("mars"))
     cache.attach(book)
+    attach(book, pool_tokens)
     return CachedPrograms(cache, book)

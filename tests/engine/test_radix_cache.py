@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mars_sglang.core.policy import BaseTurnPolicy
+from mars_sglang.engine.wire import WireTurn
 from tests.engine.conftest import make_cached_programs
 
 
@@ -84,8 +85,8 @@ def test_a_superseded_branch_is_nobodys_and_goes_first(cached_programs):
 def test_a_prefix_shared_by_two_programs_stays_until_both_gave_up(cached_programs):
     p = cached_programs
     shared = context(9, 320)
-    p.end_turn("a", shared + context(0, 160), at_s=1.0, arrived_s=1.0)
-    p.end_turn("b", shared + context(1, 160), at_s=1.0, arrived_s=2.0)
+    p.end_turn("a", shared + context(0, 160), at_s=3.0, arrived_s=1.0)
+    p.end_turn("b", shared + context(1, 160), at_s=3.0, arrived_s=2.0)
     assert p.cache.retained_tokens() == 640  # the shared prefix once
     p.evict(160)
     assert p.cache.retained() == {"a": 480, "b": 320}
@@ -208,3 +209,46 @@ def test_a_flush_forgets_pins(cached_programs):
     p.cache.reset()
     p.cache.repin(running=1)
     assert p.cache.protected_size() == 0 and p.cache.retained() == {}
+
+
+def test_a_context_is_kept_from_the_end_of_a_turn_on_until_the_next_one_asks(cached_programs):
+    p = cached_programs
+    p.end_turn("agent", context(0, 320), at_s=1.0)
+    assert (len(p.book.kept), p.book.kept.ahead_of(None)) == (1, 320)
+    p.asks("agent", context(0, 480), at_s=1.1)
+    assert (len(p.book.kept), p.book.kept.own_tokens("agent")) == (0, 320)
+
+
+def test_a_turn_that_is_given_up_asks_for_nothing(cached_programs):
+    p = cached_programs
+    p.end_turn("agent", context(0, 320), at_s=1.0)
+    req = p.asks("agent", context(0, 480), at_s=1.1)
+    p.book.dropped(req.rid, req.mars)
+    assert p.book.kept.own_tokens("agent") == 0
+    assert p.cache.retained() == {"agent": 320}
+
+
+def test_what_is_evicted_is_no_longer_kept(cached_programs):
+    p = cached_programs
+    p.end_turn("agent", context(0, 160), at_s=1.0)
+    p.end_turn("agent", context(0, 480), at_s=2.0)
+    p.evict(16)
+    assert p.book.kept.ahead_of(None) == 160
+    p.evict(160)
+    assert len(p.book.kept) == 0
+
+
+def test_nothing_is_kept_of_a_program_that_is_over_or_paused_nor_after_a_flush(cached_programs):
+    p = cached_programs
+    p.end_turn("over", context(0, 160), at_s=1.0, last=True)
+    assert len(p.book.kept) == 0
+    p.end_turn("ended", context(1, 160), at_s=1.0)
+    p.end_turn("paused", context(2, 160), at_s=1.0)
+    p.end_turn("flushed", context(3, 160), at_s=1.0)
+    assert p.book.kept.ahead_of(None) == 480
+    p.cache.program_ended("ended")
+    assert p.book.kept.ahead_of(None) == 320
+    p.book.receive(WireTurn("flushed", 1.0, 1.0, paused=("paused",)))
+    assert (len(p.book.kept), p.book.kept.own_tokens("flushed")) == (0, 160)
+    p.cache.reset()
+    assert p.book.kept.own_tokens("flushed") == 0

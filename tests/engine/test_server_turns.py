@@ -44,10 +44,12 @@ def turns(place):
     return opened(place, "mars")
 
 
-def opened(place: str, admission: str, **settings) -> ServerTurns:
+def opened(
+    place: str, admission: str, capacity_tokens: int = 1000, engine_keeps: bool = False, **settings
+) -> ServerTurns:
     turns = ServerTurns(MarsConfig(None, admission, StreamConfig(f"ipc://{place}"), **settings), HostSettings())
     turns.open_stream()
-    turns.open_gate(capacity_tokens=1000)
+    turns.open_gate(capacity_tokens, engine_keeps=engine_keeps)
     return turns
 
 
@@ -161,11 +163,12 @@ def control(place):
         yield running
 
 
-def asking(place, scenario, **settings):
-    """Run the scenario with turns of a server in whose window is one program, once they can ask."""
+def asking(place, scenario, admission="window:1", **settings):
+    """Run the scenario with turns of a server, in whose window is one program unless told otherwise, once they can
+    ask."""
 
     async def whole():
-        turns = opened(place, "window:1", **settings)
+        turns = opened(place, admission, **settings)
         turns.watch()
         deadline = time.monotonic() + 20
         # Until its first snapshot a server hears of tickets by that alone, and has no decisions to show.
@@ -240,6 +243,22 @@ def test_what_goes_away_at_the_gate_or_fails_behind_it_holds_nobody_back(place, 
         assert arrived(turns, "a").held, "it has to ask again"
 
     asking(place, scenario)
+
+
+@pytest.mark.usefixtures("control")
+@pytest.mark.parametrize("engine_keeps", [False, True])
+def test_a_second_program_that_does_not_fit_waits_unless_the_engine_keeps_contexts_itself(place, engine_keeps):
+    async def scenario(turns):
+        await begun(turns, "a")
+        # 100 + 2 x 600 each: two are over .95 x 2000, and under .95 x 3000.
+        if engine_keeps:
+            await begun(turns, "b")
+        else:
+            async with held(turns, "b"):
+                assert not turns.gate.has_place("b")
+        assert turns.gate.counters.unasked == 0
+
+    asking(place, scenario, "mars", capacity_tokens=2000, engine_keeps=engine_keeps)
 
 
 @pytest.mark.usefixtures("control")

@@ -3,6 +3,8 @@
 A kind that got more fields has another entry with these set; the one before stays.
 """
 
+import msgspec
+
 from mars_sglang.stream.events import (
     AdmissionTicket,
     AdmissionWindow,
@@ -76,6 +78,7 @@ GATE = GateSettings(
     weights={"a1b2c3d4e5f6": 2.0},
     instance="4711-5eed",
 )
+GATE_OF_ONE_THAT_KEEPS = msgspec.structs.replace(GATE, engine_keeps=True)
 
 CALL = ToolCallState(
     call="c-1",
@@ -438,6 +441,17 @@ GOLDEN = (
             "6e63655f73cb4028c00000000000a46761746586a6706f6c696379a46d617273af63617061636974795f746f6b656e73"
             "cdea60ab686f73745f746f6b656e73ce0003a980ab686f73745f636f70696573c2a77765696768747381ac6131623263"
             "33643465356636cb4000000000000000a8696e7374616e6365a9343731312d35656564a4646f6e65c2"
+        ),
+    ),
+    (
+        SourceState(**COMMON, role="server", gate=GATE_OF_ONE_THAT_KEEPS),
+        (
+            "88a46b696e64ac736f757263655f7374617465a6736f75726365b57365727665723a686f73743a343731313a35656564"
+            "aa736f757263655f73657107a674696d655f73cb4029000000000000a770726f6772616db26131623263336434653566"
+            "362f72756e2d31a47475726ea57269642d39a4726f6c65a6736572766572a46761746587a6706f6c696379a46d617273"
+            "af63617061636974795f746f6b656e73cdea60ab686f73745f746f6b656e73ce0003a980ab686f73745f636f70696573"
+            "c2a77765696768747381ac613162326333643465356636cb4000000000000000a8696e7374616e6365a9343731312d35"
+            "656564ac656e67696e655f6b65657073c3"
         ),
     ),
 )

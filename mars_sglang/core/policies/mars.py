@@ -1,71 +1,231 @@
-"""The first MARS turn policy: short remainders first, aged; contexts kept in order of worth."""
+"""The MARS turn policy: turns by what their program costs yet, aged; contexts kept from those that rank behind."""
 
 from collections.abc import Sequence
 
+from mars_sglang.core.dormancy import Dormancy
+from mars_sglang.core.forecast import INDEX_MAX_S, Forecast, engine_s
+from mars_sglang.core.kept import Kept
+from mars_sglang.core.policies.bounded_table import MAX_REMEMBERED, BoundedTable
 from mars_sglang.core.policy import BaseTurnPolicy, register_turn_policy
-from mars_sglang.core.views import ContextState, ContextView, RunningView, TurnView
+from mars_sglang.core.program import Answer, Program, ProgramTable
+from mars_sglang.core.views import (
+    ContextState,
+    ContextView,
+    EngineFacts,
+    PoolView,
+    ProgramOver,
+    ProgramView,
+    RunningView,
+    ToolKnown,
+    TurnArrived,
+    TurnDropped,
+    TurnEnded,
+    TurnEvent,
+    TurnStarted,
+    TurnView,
+)
 
-#: Tokens of uncached remainder that one second of waiting makes up for. It bounds how
-#: long later arrivals may pass a turn: its uncached tokens over this, so 16 s for a cold
-#: 32K prompt and 50 s for one of 100K. Simulations found any constant about as good, so it
-#: is a power of two near the 30 s that the paper's preview takes to raise a turn.
-AGEING_TOKENS_PER_S = 2048.0
+#: Seconds of the engine that a second of a program's age is worth. Simulations: .1 to .5 are within 10% in the mean;
+#: more of it makes the tail shorter, and the mean of mixed programs longer.
+AGEING = 0.3
 
-#: A turn that waited this long without fitting holds back those behind it until it fits.
-#: The same 30 s: long enough for a step's worth of decoding turns to leave.
+#: A turn that does not fit beside those that run, and waited this long, holds back those behind it until it fits: long
+#: enough for a step's worth of decoding turns to leave.
 MAX_PASSED_S = 30.0
 
-#: Silence after which a program inside a tool is taken for one that may never come back.
-#: Its context then goes before those of programs that were heard from. The published 99th
-#: percentile of a tool call outside shells and sub-agents is well under it.
-DORMANT_S = 60.0
+#: Prefill of a prompt this long tells the price of a token.
+_PRICED_TOKENS = 10_000
 
-_RECLAIM_RANK = {ContextState.PAUSED: 0, ContextState.TOOL: 1, ContextState.WAITING: 2}
+#: Turns after which prices are asked for again.
+_RENEWED = 64
 
 
 @register_turn_policy
 class MarsTurnPolicy(BaseTurnPolicy):
-    """Turns by uncached remainder with ageing; retained KV before victims; fair victims."""
+    """Residency inside the engine, in the order of what programs cost.
+
+    - A turn's **rank** is the engine's work on its program yet, in seconds (:func:`.forecast.engine_s`, and what of its
+      prompt is not cached), at most :data:`.forecast.INDEX_MAX_S`, plus :data:`AGEING` times the time at which its
+      program came. It changes when its program does something, and not with time, so nobody is passed by a program
+      that came :attr:`longest_pass_s` later. Turns without a program keep their arrival order among themselves.
+    - The context of a program inside a tool is **kept** from turns that rank behind it (:mod:`mars_sglang.core.kept`),
+      until its silence costs more than computing it again (:mod:`mars_sglang.core.dormancy`).
+    - Memory is taken from paused programs first, then from dormant ones, then from the end of the order.
+    """
 
     name = "mars"
+    keeps_kv = True
+
+    def __init__(self):
+        self._programs = ProgramTable(MAX_REMEMBERED)
+        self._forecast = Forecast()
+        self._dormancy = Dormancy()
+        self._work: dict[str, tuple[ProgramView, float]] = {}
+        """What is expected of a program, while its view stays the same."""
+        self._ranks: dict[str, tuple[TurnView, tuple[int, float]]] = {}
+        """Ranks of waiting turns, likewise."""
+        self._anonymous: BoundedTable[list[float]] = BoundedTable(lambda: [0.0])
+        """Ranks of turns without a program."""
+        self._last_anonymous = float("-inf")
+        self._version = self._forecast.version
+        self._turns = 0
+
+    @property
+    def longest_pass_s(self) -> float:
+        """No turn of a program that came so many seconds later goes before a waiting one."""
+        return INDEX_MAX_S / AGEING
+
+    def attach(self, engine: EngineFacts) -> None:
+        self._engine = engine
+        self._look_at_prices()
+
+    def _look_at_prices(self) -> None:
+        price = self._engine.prefill_s(_PRICED_TOKENS, 0) / _PRICED_TOKENS
+        self._pool = PoolView(self._engine.capacity_tokens, 0, prefill_token_s=price)
+
+    # -- what programs do ----------------------------------------------------------------------
+
+    def observe(self, event: TurnEvent, now_s: float) -> None:
+        match event:
+            case TurnArrived(program=None):
+                work_s = min(INDEX_MAX_S, self._engine.prefill_s(event.context_tokens, 0))
+                self._last_anonymous = max(self._last_anonymous, work_s + AGEING * now_s)
+                self._anonymous.touch(event.turn_id)[0] = self._last_anonymous
+            case TurnArrived(program=str(program)):
+                self._arrived(program, event, now_s)
+            case TurnStarted(program=str(program)):
+                known = self._programs.get(program)
+                if known is not None and event.turn_id in known.held:
+                    known.begin(event.turn_id, known.held[event.turn_id][0], now_s)
+                    del known.held[event.turn_id]
+            case TurnEnded():
+                self._ranks.pop(event.turn_id, None)
+                if event.program is None:
+                    self._anonymous.pop(event.turn_id)
+                else:
+                    self._ended(event.program, event, now_s)
+            case TurnDropped():
+                self._ranks.pop(event.turn_id, None)
+                self._anonymous.pop(event.turn_id)
+                known = self._programs.get(event.program)
+                if known is not None:
+                    known.end(event.turn_id, now_s, None)
+            case ToolKnown():
+                known = self._programs.get(event.program)
+                if known is not None:
+                    known.called(event.tool)
+            case ProgramOver():
+                self._over(event.program, said=False)
+
+    def _arrived(self, program: str, event: TurnArrived, now_s: float) -> None:
+        known = self._programs.touch(program, now_s)
+        if known.last_end_s is not None and not (known.in_flight or known.held):
+            pause_s = known.idle_s(now_s)
+            self._forecast.observe_pause(known.view(), pause_s)
+            self._dormancy.observe_pause(known.view(), pause_s)
+        known.hold(event.turn_id, event.context_tokens, now_s)
+        self._turns += 1
+        if self._turns % _RENEWED == 0:
+            self._look_at_prices()
+        if self._version != self._forecast.version or len(self._work) > MAX_REMEMBERED:
+            self._version = self._forecast.version
+            self._work.clear()
+            self._ranks.clear()
+
+    def _ended(self, program: str, event: TurnEnded, now_s: float) -> None:
+        known = self._programs.touch(program, now_s)
+        answer = Answer(event.prompt_tokens, event.output_tokens, event.cached_tokens)
+        if event.turn_id in known.held:
+            # It never ran: there is nothing to learn from it.
+            answer = None
+        known.end(event.turn_id, now_s, answer)
+        if event.last:
+            self._over(program, said=True)
+
+    def _over(self, program: str, said: bool) -> None:
+        known = self._programs.get(program)
+        if known is not None:
+            view = known.view()
+            self._forecast.observe_over(view, said)
+            self._dormancy.observe_over(view, said)
+            if not (known.in_flight or known.held):
+                self._programs.forget(program)
+                self._work.pop(program, None)
+
+    # -- what is first -------------------------------------------------------------------------
+
+    def _work_s(self, known: Program) -> float:
+        """Seconds of the engine for its turns to come, beside what has to be computed again."""
+        view = known.view()
+        work = self._work.get(known.program)
+        if work is None or work[0] is not view:
+            work = self._work[known.program] = view, engine_s(view, self._forecast.rest(view), self._pool)
+        return work[1]
+
+    def rank(self, turn: TurnView, now_s: float) -> tuple[int, float]:
+        known = self._ranks.get(turn.turn_id)
+        if known is None or known[0] is not turn:
+            known = self._ranks[turn.turn_id] = turn, (turn.priority, self._seconds(turn))
+            if len(self._ranks) > 2 * MAX_REMEMBERED:
+                self._ranks.clear()
+        return known[1]
+
+    def _seconds(self, turn: TurnView) -> float:
+        if turn.program is None:
+            known = self._anonymous.get(turn.turn_id)
+            return AGEING * turn.arrived_s if known is None else known[0]
+        program = self._programs.get(turn.program)
+        work_s = self._engine.prefill_s(turn.uncached_tokens, max(0, turn.context_tokens - turn.uncached_tokens))
+        if program is not None:
+            work_s += self._work_s(program)
+        return min(INDEX_MAX_S, work_s) + AGEING * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
-        """By ``uncached + ageing x arrival``, which ranks as ``uncached - ageing x waited`` does.
-
-        The key does not change while a turn waits, so an order is bounded by construction:
-        a turn is passed only by turns that arrive within ``uncached / ageing`` seconds of it.
-
-        Turns without a program keep their arrival order among themselves, as plain SGLang
-        has it: each takes at least the key of the one before it.
-        """
-        keys = [turn.uncached_tokens + AGEING_TOKENS_PER_S * turn.arrived_s for turn in turns]
-        anonymous = [i for i, turn in enumerate(turns) if turn.program is None]
-        if anonymous:
-            anonymous.sort(key=lambda i: (turns[i].priority, turns[i].arrived_s, turns[i].turn_id))
-            floor = float("-inf")
-            for i in anonymous:
-                floor = keys[i] = max(keys[i], floor)
-        return sorted(
-            range(len(turns)),
-            key=lambda i: (turns[i].priority, keys[i], turns[i].arrived_s, turns[i].turn_id),
-        )
+        ranked = [(self.rank(turn, now_s), turn.arrived_s, turn.turn_id, i) for i, turn in enumerate(turns)]
+        ranked.sort()
+        return [i for *_, i in ranked]
 
     def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
         return now_s - turn.arrived_s < MAX_PASSED_S
 
-    def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
-        """Paused programs, then silent ones, then those inside a tool, then those that wait.
+    # -- what stays ----------------------------------------------------------------------------
 
-        Within a kind the program that came last gives first: the ones that have held memory
-        longest are the nearest to giving it back for good, and one order for everybody keeps
-        two programs from evicting each other in turn.
-        """
+    def keep(self, context: ContextView, now_s: float) -> Kept | None:
+        known = self._programs.get(context.program)
+        if known is None or context.state == ContextState.PAUSED:
+            return None
+        view = known.view()
+        until_s = now_s - context.idle_s + self._dormancy.limit_s(view, self._pool)
+        if until_s <= now_s:
+            self._dormancy.observe_silence(view)
+            return None
+        shared_tokens = min(view.shared_tokens, context.tokens)
+        return Kept(
+            rank=(context.priority, self._context_seconds(known, context)),
+            until_s=until_s,
+            tokens=context.tokens - shared_tokens,
+            shared_tokens=shared_tokens,
+            again_s=self._engine.prefill_s(context.tokens, 0),
+        )
+
+    def _context_seconds(self, known: Program | None, context: ContextView) -> float:
+        work_s = 0.0 if known is None else min(INDEX_MAX_S, self._work_s(known))
+        return work_s + AGEING * context.program_arrived_s
+
+    def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
+        """Paused programs, then dormant ones, the longest silent first; then from the end of the order."""
 
         def key(i: int):
             context = contexts[i]
-            dormant = context.state == ContextState.TOOL and context.idle_s >= DORMANT_S
-            rank = 0.5 if dormant else _RECLAIM_RANK[context.state]
-            return rank, -context.idle_s if dormant else 0.0, -context.program_arrived_s, context.program
+            known = self._programs.get(context.program)
+            last = -self._context_seconds(known, context)
+            if context.state == ContextState.PAUSED:
+                return 0, last, context.program
+            if context.state == ContextState.TOOL and (
+                known is None or context.idle_s >= self._dormancy.limit_s(known.view(), self._pool)
+            ):
+                return 1, -context.idle_s, context.program
+            return 2, last, context.program
 
         return sorted(range(len(contexts)), key=key)
 

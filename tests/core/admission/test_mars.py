@@ -1,17 +1,20 @@
 """MARS's admission, by hand where a number can be worked out and by law where it cannot."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars_sglang.core.admission.mars import (
     FILL,
-    INDEX_MAX_S,
     OBJECTIVES,
+    OVERBOOK,
     TOOLS_HOLD_S,
     MarsAdmission,
 )
 from mars_sglang.core.admission.passed_over import MAX_PASSED_OVER
+from mars_sglang.core.forecast import INDEX_MAX_S
 from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import admission_policy
 from mars_sglang.core.program import Answer
@@ -108,6 +111,31 @@ def test_a_host_tier_counts_as_far_as_it_holds_more_than_the_pool():
     assert decide(inside, waits, pool=PoolView(K, 0, host_tokens=K, host_copies=False)).admit == ("next",)
 
 
+def test_where_the_engine_keeps_contexts_itself_half_as_much_again_is_given_away():
+    keeps = PoolView(K, 0, prefill_token_s=1e-4, engine_keeps=True)
+    # 61,200 each: two are 122,400 under .95 x 150,000, which a third of 21,200 is not.
+    inside, waits = [working("x", 60_000, -1.0)], [new("next", 60_000), new("third", 20_000, 1.0)]
+    assert decide(inside, waits[:1]).admit == ()
+    assert decide(inside, waits[:1], pool=keeps).admit == ("next",)
+    assert decide([*inside, working("y", 60_000)], waits[1:], pool=keeps).admit == ()
+    # Overfull from 150,000 on: 122,400 and 21,200 are not, 122,400 and 31,200 are.
+    for tokens, paused in ((20_000, ()), (30_000, ("z",))):
+        present = [*inside, working("y", 60_000), in_tool("z", tokens, 1.0)]
+        assert decide(present, [], pool=keeps).pause == paused
+    # A host tier counts where it is more: 90,000 are not, 360,000 and 100,000 + 90,000 are.
+    both, late = [*inside, working("y", 60_000)], [new("late", 40_000)]
+    assert decide(both, late, pool=replace(keeps, host_tokens=K)).admit == ()
+    assert decide(both, late, pool=replace(keeps, host_tokens=4 * K)).admit == ("late",)
+    assert decide(both, late, pool=replace(keeps, host_tokens=K, host_copies=False)).admit == ("late",)
+
+
+def test_a_program_inside_a_tool_counts_in_full_however_long_another_waits():
+    policy = MarsAdmission()
+    # 91,200 and 11,200.
+    for now_s in (0.0, 100.0, 1000.0):
+        assert decide([in_tool("x", 90_000)], [new("next", 10_000)], policy, now_s).admit == ()
+
+
 def test_overloaded_tools_hold_a_short_prefill_for_a_minute_at_most():
     tools = ToolsView(slots=4, active=4, queued=8, wait_s=20.0)
     pool = PoolView(K, 0, prefill_token_s=1e-4, tools=tools)
@@ -148,24 +176,28 @@ sizes = st.lists(st.integers(100, 60_000), max_size=12)
 
 
 @settings(deadline=None)
-@given(sizes, sizes, sizes, st.sampled_from(sorted(OBJECTIVES)))
-def test_nobody_is_let_in_over_the_share_that_is_filled_and_who_fits_is_not_held(at_work, acting, waits, objective):
+@given(sizes, sizes, sizes, st.sampled_from(sorted(OBJECTIVES)), st.booleans())
+def test_nobody_is_let_in_over_the_share_that_is_filled_and_who_fits_is_not_held(
+    at_work, acting, waits, objective, engine_keeps
+):
     policy = MarsAdmission(objective)
+    pool = PoolView(K, 0, prefill_token_s=1e-4, engine_keeps=engine_keeps)
+    room = FILL * K * (OVERBOOK if engine_keeps else 1)
     inside = [working(f"w{i}", n, float(i)) for i, n in enumerate(at_work)]
     inside += [in_tool(f"t{i}", n, float(i)) for i, n in enumerate(acting)]
     queue = [new(f"q{i}", n, float(i)) for i, n in enumerate(waits)]
-    decision = decide(inside, queue, policy)
+    decision = decide(inside, queue, policy, pool=pool)
     paused, admitted = set(decision.pause), set(decision.admit)
     assert paused <= {f"t{i}" for i in range(len(acting))} and len(paused) == len(decision.pause)
     assert admitted <= {p.program for p in queue} and len(admitted) == len(decision.admit)
     left = [p for p in inside if p.program not in paused]
     total = sum(policy.footprint_tokens(p) for p in [*left, *queue])
     used = sum(policy.footprint_tokens(p) for p in [*left, *(q for q in queue if q.program in admitted)])
-    assert used <= FILL * K or len(left) + len(admitted) == 1 or not admitted
-    if total <= FILL * K:
+    assert used <= room or len(left) + len(admitted) == 1 or not admitted
+    if total <= room:
         assert len(admitted) == len(queue)
     # Equal input, equal decision.
-    assert decide(inside, queue, MarsAdmission(objective)) == decision
+    assert decide(inside, queue, MarsAdmission(objective), pool=pool) == decision
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -9,6 +9,7 @@ from mars_sglang.core.views import (
     ProgramOver,
     ToolKnown,
     TurnArrived,
+    TurnDropped,
     TurnEnded,
     TurnStarted,
 )
@@ -36,6 +37,7 @@ events = st.lists(
                 other_tokens=st.integers(0, 1_000_000),
                 last=st.booleans(),
             ),
+            st.builds(TurnDropped, known_turns, owners),
             st.builds(ToolKnown, known_programs, st.sampled_from(["pytest", "ls"])),
             st.builds(ProgramOver, known_programs),
         ),
@@ -80,7 +82,19 @@ def test_whatever_was_observed_every_answer_is_in_form(policy_name, events, turn
     assert len(set(pins)) == len(pins) and set(pins) <= set(range(len(contexts)))
     assert policy.pins_kv or not pins
 
+    # Kept contexts and turns are in one order, and what is kept is kept for some time.
+    ranks = [policy.rank(turns[i], now_s) for i in order]
+    keeps = [policy.keep(context, now_s) for context in contexts]
+    if policy.keeps_kv:
+        assert ranks == sorted(ranks)
+        for kept in filter(None, keeps):
+            assert kept.until_s > now_s and kept.tokens >= 0 and kept.shared_tokens >= 0 and kept.again_s > 0
+            assert all(isinstance(kept.rank <= rank, bool) for rank in ranks)
+    else:
+        assert not any(keeps)
+
     # Another rank that saw the same decides the same, whatever was asked before, in any order of the views.
+    assert [twin.keep(context, now_s) for context in contexts] == keeps
     assert twin.pins(contexts, 5, now_s) == pins
     assert twin.order_victims(running, now_s) == victims
     assert twin.order_reclaim(contexts, now_s) == reclaim

@@ -1,5 +1,7 @@
 """Engines whose steps take a known time, and programs that fill them."""
 
+from dataclasses import replace
+
 from eval.replay.arrivals import Arrivals
 from eval.setup import Setup
 from eval.simulator import simulate
@@ -25,6 +27,15 @@ def profile(capacity=1000, chunk=100, step_s=1.0, running=64, host_link=1e9) -> 
         step_overhead_s=step_s, host_link_bytes_per_s=host_link * _KV_BYTES,
     )  # fmt: skip
     return Profile("p", "steps of one length", model, gpu, 1.0, 0.0, chunk, running)
+
+
+def priced(capacity=100_000, token_s=1e-4) -> Profile:
+    """A step takes a millisecond, and ``token_s`` for each token that it computes; attention takes next to none."""
+    made = profile(capacity=capacity, chunk=8192, step_s=0.001)
+    model = replace(made.model, total_params=1e9, active_params=1e9)
+    memory = 2 * model.total_params + _KV_BYTES * capacity
+    gpu = replace(made.gpu, memory_bytes=memory, peak_flop_per_s=2 * model.active_params / token_s)
+    return replace(made, model=model, gpu=gpu)
 
 
 _PROFILE = profile()

@@ -3,6 +3,7 @@ import pytest
 from eval.simulator.host import HostTier
 from eval.simulator.prefill import PrefillAdder, SkippingAdder, Verdict, chunk_limit
 from eval.simulator.waiting import look_up
+from mars_sglang.core.kept import Arranged
 from mars_sglang.core.policy import BaseTurnPolicy
 from tests.eval.simulator.builders import cache, put, request, text
 
@@ -126,3 +127,16 @@ def test_a_quantum_caps_a_turn_and_leaves_the_step_to_the_next():
     assert (first.scheduled_upto, pass_.new_chunked, pass_.chunk_left) == (30, first, 70)
     assert offer(pass_, tree, second, has_chunked=True) is Verdict.CONTINUE
     assert second.scheduled_upto == 20
+
+
+def test_a_turn_leaves_kept_contexts_alone_and_those_behind_it_are_tried_even_if_it_may_not_be_passed():
+    tree = cache()
+    arranged = Arranged([], {"held/0": 900, "ahead/0": 0}, 900)
+    pass_ = SkippingAdder(tree, [], 200, True, tree.evict, policy=Patient(False), now_s=0.0, arranged=arranged)
+    held, ahead = request(tree, "held", prompt=150), request(tree, "ahead", prompt=150)
+    assert offer(pass_, tree, held) is Verdict.CONTINUE
+    assert offer(pass_, tree, ahead) is Verdict.CONTINUE
+    # What it left alone is not charged to those behind it.
+    assert pass_.added == [ahead] and pass_.room == 1000 - 150 - 1 - 10
+    lifted = SkippingAdder(tree, [], 200, True, tree.evict, policy=Patient(False), now_s=0.0)
+    assert offer(lifted, tree, held) is Verdict.CONTINUE and lifted.added == [held]

@@ -14,9 +14,11 @@ from eval.simulator.simulate import Simulation
 from eval.workload.program import HUMAN, Program, Turn
 from mars_sglang.core import policy as registry
 from mars_sglang.core.admission.footprint import FootprintAdmission
+from mars_sglang.core.cost_model import CostModel
+from mars_sglang.core.kept import Kept
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.core.views import EngineFacts, ToolKnown, TurnArrived, TurnEnded, TurnStarted
-from tests.eval.simulator.builders import profile, program, run
+from tests.eval.simulator.builders import priced, profile, program, run
 
 SETUPS = [
     Setup("fcfs"),
@@ -131,6 +133,71 @@ def test_so_many_programs_at_a_time():
     assert [(r.arrival_s, r.end_s) for r in done.result.programs] == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
 
 
+def starts(log, name):
+    """Turns of the program: when each was asked for and started, and what of it was cached then."""
+    asked = [event[0] for event in log if event[1:3] == ("ask", name)]
+    return [(at_s, event[0], event[4]) for at_s, event in zip(
+        asked, (event for event in log if event[1:3] == ("start", name)), strict=True
+    )]  # fmt: skip
+
+
+def test_a_cold_turn_waits_for_a_program_that_is_back_soon_and_finds_its_context():
+    """Of 100,000 tokens a holds 45,000 in a tool of 2 s, r keeps the engine busy, and b asks for 60,000."""
+    programs = [program("a", (45_000, 5, 2.0), (46_000, 5)), program("r", (2_000, 3_000)), program("b", (60_000, 5))]
+    kept, taken = [], []
+    done = run(programs, Setup("mars"), log=kept, profile=priced(), says_over=True)
+    lru = run(programs, Setup("fcfs"), log=taken, profile=priced(), says_over=True)
+    (_, _, first), (asked_s, started_s, cached) = starts(kept, "a")
+    assert (first, cached) == (0, 45_004) and started_s - asked_s < 0.01
+    ((_, b_started_s, _),) = starts(kept, "b")
+    (a_done_s,) = [event[0] for event in kept if event[1:3] == ("done", "a")]
+    assert b_started_s == a_done_s
+    # First come first served starts b inside the tool, and computes a part of a again.
+    ((_, b_started_s, _),) = starts(taken, "b")
+    (_, _, _), (asked_s, started_s, cached) = starts(taken, "a")
+    assert b_started_s < asked_s < started_s and cached < 45_000
+    assert done.counters["prefill_tokens"] < lru.counters["prefill_tokens"]
+
+
+def test_an_engine_with_nothing_else_to_run_waits_no_longer_than_computing_again_would_take():
+    """Nothing else runs, and a is inside a tool for longer than its 45,004 tokens are worth."""
+    programs = [program("a", (45_000, 5, 9.0), (46_000, 5)), program("b", (60_000, 5))]
+    log, cost = [], CostModel(priced())
+    run(programs, Setup("mars"), log=log, profile=priced(), says_over=True)
+    (a_ended_s,) = [event[0] for event in log if event[1:4] == ("end", "a", 0)]
+    ((_, b_started_s, _),) = starts(log, "b")
+    assert b_started_s - a_ended_s == pytest.approx(cost.prefill_s(45_004), abs=1e-3)
+
+
+class KeepsByName(BaseTurnPolicy):
+    """Programs in the order of their names, whose contexts are kept for a minute."""
+
+    keeps_kv = True
+
+    def rank(self, turn, now_s):
+        return turn.program
+
+    def order_turns(self, turns, now_s):
+        return sorted(range(len(turns)), key=lambda i: turns[i].turn_id)
+
+    def may_be_passed(self, turn, now_s):
+        return True
+
+    def keep(self, context, now_s):
+        return Kept(context.program, now_s - context.idle_s + 60.0, context.tokens, 0, 60.0)
+
+
+def test_a_program_that_does_not_go_on_from_its_context_is_not_kept_waiting_for_it():
+    """The second prompt of a is a new one of 50,000 tokens. Beside its old context of 60,000 no other turn fits with
+    its answer, and in one pass only so many are tried."""
+    programs = [program("a", (60_000, 5, 2.0), (50_000, 5, 0.0, 0)), program("aa", (100, 5, 90.0), (200, 5))]
+    programs += [program(f"b{i}", (37_000, 4_000)) for i in range(9)]
+    log = []
+    run(programs, log=log, profile=priced(), turn_policy=KeepsByName())
+    (_, (asked_s, started_s, _)) = starts(log, "a")
+    assert started_s - asked_s < 0.01
+
+
 class HoldsOn(FootprintAdmission):
     """Where prefilling takes no time, no silence would be worth a place."""
 
@@ -147,6 +214,23 @@ def test_a_gate_holds_back_what_would_overfill_the_pool():
     admitted = [(event[0], event[2]) for event in log if event[1] == "admit"]
     assert [name for _, name in admitted] == ["a", "b", "c"]
     assert admitted[0][0] == 0.0 < admitted[1][0]
+
+
+class Keeps(BaseTurnPolicy):
+    keeps_kv = True
+
+
+@pytest.mark.parametrize("turn_policy", [BaseTurnPolicy, Keeps])
+def test_a_gate_knows_whether_the_engine_keeps_contexts_itself(turn_policy):
+    shown = []
+
+    class Looks(HoldsOn):
+        def decide(self, admitted, waiting, pool, now_s):
+            shown.append(pool.engine_keeps)
+            return super().decide(admitted, waiting, pool, now_s)
+
+    run([program("a", (50, 2))], turn_policy=turn_policy(), admission_policy=Looks())
+    assert set(shown) == {turn_policy.keeps_kv}
 
 
 def test_a_program_that_says_that_it_is_over_gives_its_place_up_at_once():
@@ -245,12 +329,15 @@ def programs(draw):
     return made
 
 
-def simulation(made, setup, log):
+STEPS = profile(capacity=1600, step_s=0.1)
+
+
+def simulation(made, setup, log, profile=STEPS):
     # The longest program has 1500 tokens at most.
     turn = native_policy(setup.turn) if setup.native else registry.turn_policy(setup.turn)
     admission = registry.admission_policy(setup.admission) if setup.admission != "off" else None
     return Simulation(
-        made, Arrivals(rate=0.2), setup, profile(capacity=1600, step_s=0.1), 3, 2, 30.0, True, False, log, 0.01,
+        made, Arrivals(rate=0.2), setup, profile, 3, 2, 30.0, True, False, log, 0.01,
         turn, admission,
     )  # fmt: skip
 
@@ -278,6 +365,28 @@ def test_every_program_completes_and_the_pool_is_never_exceeded(made, setup):
         computed = sum(t.prompt_tokens - t.cached_tokens for record in done.result.programs for t in record.turns)
         assert done.counters["prefill_tokens"] == computed
     assert [event[0] for event in log] == sorted(event[0] for event in log)
+
+
+#: Engines where keeping a context is worth waiting for: a second to half a minute computes the whole pool.
+WORTH_KEEPING = [priced(capacity=1600, token_s=token_s) for token_s in (6e-4, 2e-2)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(programs(), st.sampled_from([0, 0.5, 3]), st.sampled_from(WORTH_KEEPING))
+def test_keeping_contexts_wedges_nothing_and_lets_the_engine_idle_for_a_bounded_time(made, host_ratio, engine):
+    steps = simulation(made, Setup("mars", host_ratio=host_ratio), [], engine)
+    cache, counters = steps.cache, steps.engine.counters
+    idle_s, most_s = 0.0, CostModel(engine).prefill_s(1600)
+    while True:
+        waited, before_s, busy_s = steps.engine.has_work, steps.engine.now, counters["gpu_busy_s"]
+        if not steps.step():
+            break
+        assert cache.free >= 0 and cache.free + cache.resident + steps.engine.held_tokens == 1600
+        idle = waited and counters["gpu_busy_s"] == busy_s
+        idle_s = idle_s + steps.engine.now - before_s if idle else 0.0
+        assert idle_s <= most_s + 1e-3
+    assert cache.locked == 0 and cache.free + cache.resident == 1600
+    assert all(record.completed for record in steps.outcome().result.programs)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])

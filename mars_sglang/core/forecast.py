@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mars_sglang.core.admission.dormancy import kind_of
+from mars_sglang.core.dormancy import kind_of, prefill_s
 from mars_sglang.core.remaining import RemainingTurns
-from mars_sglang.core.views import ProgramHistory, ProgramView
+from mars_sglang.core.views import PoolView, ProgramHistory, ProgramView
 
 #: Turns of its own that a program's means weigh against those of its kind, and a kind's against all. Simulations of
 #: the foundation: any small number.
@@ -12,6 +12,9 @@ SHRINK = 4.0
 
 #: Turns that a client can announce, at most.
 TURNS_MAX = 10_000.0
+
+#: Engine seconds that a program is charged at most where programs are put in order, so that the order has a bound.
+INDEX_MAX_S = 300.0
 
 #: Turns over which a kind's means look back: old ones fade, so a change of the workload shows.
 _WINDOW = 1024
@@ -35,6 +38,17 @@ class Rest:
     """In the engine, each turn."""
     gap_s: float
     """Pause behind each turn."""
+
+
+def engine_s(p: ProgramView, rest: Rest, pool: PoolView) -> float:
+    """Seconds of the engine for all turns to come, where the whole memory for a second counts as a second: what is new
+    in each is prefilled, and the context held. What is to be computed again first is not in it."""
+    context = p.context_tokens + rest.turns * rest.growth_tokens / 2
+    share = context / pool.capacity_tokens
+    # A pause that costs more to hold than to compute again will not be held.
+    held_s = share * rest.busy_s + min(share * rest.gap_s, prefill_s(context, pool))
+    new_s = prefill_s(context + rest.growth_tokens, pool) - prefill_s(context, pool)
+    return rest.turns * (new_s + held_s)
 
 
 @dataclass(slots=True)
