@@ -118,7 +118,9 @@ class MarsScheduler(Scheduler):
             # Embedding requests and others that SGLang makes without the factory above.
             req.mars = self.mars_book.receive(wire.take(None, self.mars_book.now_s))
         req.mars.matched = False
-        if is_retracted:
+        # A pause that retracts puts turns back without saying so.
+        was_retracted = is_retracted or (req.mars.prefill_s is not None and req.mars.retracted_s is None)
+        if was_retracted:
             req.mars.retractions += 1
             self.mars_book.counters["retractions"] += 1
             self.mars_book.say(
