@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars_sglang.core.dormancy import DORMANT_MAX_S
-from mars_sglang.core.forecast import INDEX_MAX_S, Forecast, engine_s
-from mars_sglang.core.policies.mars import AGEING, MAX_PASSED_S
+from mars_sglang.core.forecast import Forecast, engine_s
+from mars_sglang.core.policies.mars import AGEING, MAX_PASSED_S, RANK_MAX_S, UNCACHED_WEIGHT
 from mars_sglang.core.program import Program
 from mars_sglang.core.views import ContextState, PoolView, ProgramOver, TurnArrived, TurnDropped, TurnStarted
 from tests.core.policies.engines import attached, context, ended, reclaim_order, running, turn_order, victim_order
@@ -46,7 +46,7 @@ def test_a_first_turn_ranks_by_its_prompt_and_by_what_is_expected_of_a_program_o
     new = Program("a", 50.0)
     new.hold("a1", 1_000, 50.0)
     expected_s = engine_s(new.view(), Forecast().rest(new.view()), PoolView(100_000, 0, prefill_token_s=1e-4))
-    assert policy.rank(waiting_turn("a1", "a", 50.0), 60.0) == (0, pytest.approx(0.1 + expected_s + AGEING * 50.0))
+    assert policy.rank(waiting_turn("a1", "a", 50.0), 60.0) == (0, pytest.approx(3.0 + expected_s + AGEING * 50.0))
 
 
 def test_of_programs_alike_the_one_with_less_to_compute_is_first_by_the_seconds_that_it_saves():
@@ -55,7 +55,7 @@ def test_of_programs_alike_the_one_with_less_to_compute_is_first_by_the_seconds_
         arrive(policy, f"{name}1", name, prompt=50_000)
     warm = waiting_turn("a1", "a", uncached_tokens=300, context_tokens=50_000)
     cold = waiting_turn("b1", "b", uncached_tokens=50_000, context_tokens=50_000)
-    assert seconds(policy, cold) - seconds(policy, warm) == pytest.approx(4.97)
+    assert seconds(policy, cold) - seconds(policy, warm) == pytest.approx(UNCACHED_WEIGHT * 4.97)
     assert turn_order(policy, [cold, warm], 0.0) == ["a1", "b1"]
 
 
@@ -64,7 +64,7 @@ def test_a_program_that_came_earlier_makes_up_for_work_at_the_stated_rate():
     for name in ("big", "soon", "late"):
         arrive(policy, name, name)
     big = waiting_turn("big", "big", 0.0, uncached_tokens=30_000, context_tokens=30_000)
-    even_s = 3.0 / AGEING
+    even_s = UNCACHED_WEIGHT * 3.0 / AGEING
     soon, late = (
         waiting_turn(name, name, even_s + by_s, uncached_tokens=1, context_tokens=30_000)
         for name, by_s in (("soon", -0.1), ("late", 0.1))
@@ -75,7 +75,7 @@ def test_a_program_that_came_earlier_makes_up_for_work_at_the_stated_rate():
 def test_work_counts_up_to_a_limit():
     policy = mars()
     endless = waiting_turn("t", None, 7.0, program_arrived_s=7.0)._replace(program="p", uncached_tokens=10**9)
-    assert seconds(policy, endless) == INDEX_MAX_S + AGEING * 7.0
+    assert seconds(policy, endless) == RANK_MAX_S + AGEING * 7.0
 
 
 def test_requests_without_a_program_take_the_time_of_their_prompt_and_stay_in_their_order():

@@ -29,6 +29,14 @@ from mars_sglang.core.views import (
 #: more of it makes the tail shorter, and the mean of mixed programs longer.
 AGEING = 0.3
 
+#: Weight of what a turn has to compute first, beside the work to come: going on with what is cached comes before what
+#: has to be computed for it, or programs of about the same rank would evict each other in turn. Simulations: 10 to 100
+#: are alike, and 1 is up to 1.4 times worse.
+UNCACHED_WEIGHT = 30.0
+
+#: Seconds of work that a turn is charged at most, so that the order has a bound.
+RANK_MAX_S = 600.0
+
 #: A turn that does not fit beside those that run, and waited this long, holds back those behind it until it fits: long
 #: enough for a step's worth of decoding turns to leave.
 MAX_PASSED_S = 30.0
@@ -44,10 +52,11 @@ _RENEWED = 64
 class MarsTurnPolicy(BaseTurnPolicy):
     """Residency inside the engine, in the order of what programs cost.
 
-    - A turn's **rank** is the engine's work on its program yet, in seconds (:func:`.forecast.engine_s`, and what of its
-      prompt is not cached), at most :data:`.forecast.INDEX_MAX_S`, plus :data:`AGEING` times the time at which its
-      program came. It changes when its program does something, and not with time, so nobody is passed by a program
-      that came :attr:`longest_pass_s` later. Turns without a program keep their arrival order among themselves.
+    - A turn's **rank** is the engine's work on its program yet, in seconds (:func:`.forecast.engine_s`, at most
+      :data:`.forecast.INDEX_MAX_S`), plus :data:`UNCACHED_WEIGHT` times the prefill of what of its prompt is not
+      cached, together at most :data:`RANK_MAX_S`, plus :data:`AGEING` times the time at which its program came. It
+      changes when its program does something, and not with time, so nobody is passed by a program that came
+      :attr:`longest_pass_s` later. Turns without a program keep their arrival order among themselves.
     - The context of a program inside a tool is **kept** from turns that rank behind it (:mod:`mars_sglang.core.kept`),
       until its silence costs more than computing it again (:mod:`mars_sglang.core.dormancy`).
     - Memory is taken from paused programs first, then from dormant ones, then from the end of the order.
@@ -73,7 +82,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
     @property
     def longest_pass_s(self) -> float:
         """No turn of a program that came so many seconds later goes before a waiting one."""
-        return INDEX_MAX_S / AGEING
+        return RANK_MAX_S / AGEING
 
     def attach(self, engine: EngineFacts) -> None:
         self._engine = engine
@@ -175,10 +184,9 @@ class MarsTurnPolicy(BaseTurnPolicy):
             known = self._anonymous.get(turn.turn_id)
             return AGEING * turn.arrived_s if known is None else known[0]
         program = self._programs.get(turn.program)
-        work_s = self._engine.prefill_s(turn.uncached_tokens, max(0, turn.context_tokens - turn.uncached_tokens))
-        if program is not None:
-            work_s += self._work_s(program)
-        return min(INDEX_MAX_S, work_s) + AGEING * turn.program_arrived_s
+        first_s = self._engine.prefill_s(turn.uncached_tokens, max(0, turn.context_tokens - turn.uncached_tokens))
+        work_s = 0.0 if program is None else min(INDEX_MAX_S, self._work_s(program))
+        return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + AGEING * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
         ranked = [(self.rank(turn, now_s), turn.arrived_s, turn.turn_id, i) for i, turn in enumerate(turns)]
