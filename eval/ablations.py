@@ -13,14 +13,27 @@ from mars_sglang.core.dormancy import DORMANT_MAX_S
 from mars_sglang.core.forecast import Rest
 from mars_sglang.core.policies.mars import MarsTurnPolicy
 from mars_sglang.core.policy import BaseTurnPolicy
-from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
+from mars_sglang.core.program import Program
+from mars_sglang.core.views import AdmissionDecision, ContextView, PoolView, ProgramView, TurnView
 
 
 class WithoutOrder(MarsTurnPolicy):
-    """Turns in order of arrival."""
+    """Turns and contexts in the order in which programs came."""
 
     name = "mars-no-order"
-    order_turns = BaseTurnPolicy.order_turns
+
+    def _seconds(self, turn: TurnView) -> float:
+        return turn.program_arrived_s
+
+    def _context_seconds(self, known: Program | None, context: ContextView) -> float:
+        return context.program_arrived_s
+
+
+class WithoutKeeping(MarsTurnPolicy):
+    """Any turn may evict any context."""
+
+    name = "mars-no-keep"
+    keeps_kv = False
 
 
 class WithoutPassing(MarsTurnPolicy):
@@ -102,7 +115,9 @@ class WithoutTools(MarsAdmission):
         return super().decide(admitted, waiting, replace(pool, tools=None), now_s)
 
 
-TURN_ABLATIONS = {kind.name: kind for kind in (WithoutOrder, WithoutPassing, WithoutRetention, WithoutVictims)}
+TURN_ABLATIONS = {
+    kind.name: kind for kind in (WithoutOrder, WithoutKeeping, WithoutPassing, WithoutRetention, WithoutVictims)
+}
 ADMISSION_ABLATIONS = {
     kind.name: kind
     for kind in (

@@ -250,7 +250,7 @@ def test_what_goes_away_at_the_gate_or_fails_behind_it_holds_nobody_back(place, 
 def test_a_second_program_that_does_not_fit_waits_unless_the_engine_keeps_contexts_itself(place, engine_keeps):
     async def scenario(turns):
         await begun(turns, "a")
-        # 100 + 2 x 600 each: two are over .95 x 2000, and under .95 x 3000.
+        # 100 + 2 x 600 each: two are over .95 x 2000, and under .95 x 6000.
         if engine_keeps:
             await begun(turns, "b")
         else:

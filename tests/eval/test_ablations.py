@@ -8,19 +8,37 @@ from eval.setup import Setup
 from mars_sglang.core.admission.footprint import FootprintAdmission
 from mars_sglang.core.policies.mars import MarsTurnPolicy
 from mars_sglang.core.policy import BaseTurnPolicy, admission_policy_names, turn_policy_names
-from mars_sglang.core.views import PoolView
+from mars_sglang.core.views import EngineFacts, PoolView, TurnView
 from tests.core.admission.programs import in_tool, new, working
 from tests.eval.simulator.builders import program, run
 
 METHODS = ("order_turns", "may_be_passed", "order_reclaim", "order_victims")
+OWN_METHODS = {
+    "mars-no-passing": "may_be_passed",
+    "mars-no-retention": "order_reclaim",
+    "mars-no-victims": "order_victims",
+}
 
 
-@pytest.mark.parametrize("name", TURN_ABLATIONS)
-def test_a_turn_ablation_differs_from_the_whole_in_one_method_which_is_sglangs(name):
+@pytest.mark.parametrize(("name", "method"), OWN_METHODS.items())
+def test_a_turn_ablation_differs_from_the_whole_in_one_method_which_is_sglangs(name, method):
     kind = TURN_ABLATIONS[name]
-    changed = [method for method in METHODS if getattr(kind, method) is not getattr(MarsTurnPolicy, method)]
-    assert len(changed) == 1
-    assert getattr(kind, changed[0]) is getattr(BaseTurnPolicy, changed[0])
+    assert [m for m in METHODS if getattr(kind, m) is not getattr(MarsTurnPolicy, m)] == [method]
+    assert getattr(kind, method) is getattr(BaseTurnPolicy, method)
+
+
+def test_without_order_turns_and_contexts_stand_where_their_programs_came():
+    policy = TURN_ABLATIONS["mars-no-order"]()
+    policy.attach(EngineFacts(100_000, 8192, lambda extend, prefix: extend / 10_000))
+    long_first = TurnView("t1", "a", 90_000, 90_000, 5.0, program_arrived_s=1.0)
+    short_later = TurnView("t2", "b", 10, 10, 3.0, program_arrived_s=2.0)
+    assert policy.order_turns([short_later, long_first], 9.0) == [1, 0]
+    assert [policy.rank(turn, 9.0) for turn in (long_first, short_later)] == [(0, 1.0), (0, 2.0)]
+
+
+def test_without_keeping_no_turn_has_to_leave_a_context_alone():
+    assert not TURN_ABLATIONS["mars-no-keep"].keeps_kv
+    assert {*OWN_METHODS, "mars-no-order", "mars-no-keep"} == {*TURN_ABLATIONS}
 
 
 def decided(name, inside, waiting, capacity=1000, now_s=0.0):

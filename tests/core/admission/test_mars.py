@@ -111,22 +111,21 @@ def test_a_host_tier_counts_as_far_as_it_holds_more_than_the_pool():
     assert decide(inside, waits, pool=PoolView(K, 0, host_tokens=K, host_copies=False)).admit == ("next",)
 
 
-def test_where_the_engine_keeps_contexts_itself_half_as_much_again_is_given_away():
+def test_where_the_engine_keeps_contexts_itself_three_times_the_memory_is_given_away():
     keeps = PoolView(K, 0, prefill_token_s=1e-4, engine_keeps=True)
-    # 61,200 each: two are 122,400 under .95 x 150,000, which a third of 21,200 is not.
-    inside, waits = [working("x", 60_000, -1.0)], [new("next", 60_000), new("third", 20_000, 1.0)]
-    assert decide(inside, waits[:1]).admit == ()
-    assert decide(inside, waits[:1], pool=keeps).admit == ("next",)
-    assert decide([*inside, working("y", 60_000)], waits[1:], pool=keeps).admit == ()
-    # Overfull from 150,000 on: 122,400 and 21,200 are not, 122,400 and 31,200 are.
-    for tokens, paused in ((20_000, ()), (30_000, ("z",))):
-        present = [*inside, working("y", 60_000), in_tool("z", tokens, 1.0)]
-        assert decide(present, [], pool=keeps).pause == paused
-    # A host tier counts where it is more: 90,000 are not, 360,000 and 100,000 + 90,000 are.
-    both, late = [*inside, working("y", 60_000)], [new("late", 40_000)]
-    assert decide(both, late, pool=replace(keeps, host_tokens=K)).admit == ()
-    assert decide(both, late, pool=replace(keeps, host_tokens=4 * K)).admit == ("late",)
-    assert decide(both, late, pool=replace(keeps, host_tokens=K, host_copies=False)).admit == ("late",)
+    # 61,200 each: four are 244,800 under .95 x 300,000, and five are 306,000.
+    three, waits = [working(name, 60_000, -1.0) for name in "wxy"], [new("next", 60_000)]
+    four = [*three, working("z", 60_000)]
+    assert decide(three, waits).admit == ()
+    assert decide(three, waits, pool=keeps).admit == ("next",)
+    assert decide(four, waits, pool=keeps).admit == ()
+    # Overfull from 300,000 on: 244,800 and 51,200 are not, 244,800 and 61,200 are.
+    for tokens, paused in ((50_000, ()), (60_000, ("tool",))):
+        assert decide([*four, in_tool("tool", tokens, 1.0)], [], pool=keeps).pause == paused
+    # A host tier counts where it is more: 90,000 are not, 360,000 and 100,000 + 360,000 are.
+    assert decide(four, waits, pool=replace(keeps, host_tokens=K)).admit == ()
+    assert decide(four, waits, pool=replace(keeps, host_tokens=4 * K)).admit == ("next",)
+    assert decide(four, waits, pool=replace(keeps, host_tokens=4 * K, host_copies=False)).admit == ("next",)
 
 
 def test_a_program_inside_a_tool_counts_in_full_however_long_another_waits():
