@@ -22,9 +22,9 @@ from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
 #: Of a host tier, what live contexts can take: programs that are over leave theirs behind.
 HOST_FILL = 0.9
 
-#: Capacity given away where the engine keeps contexts itself, as a multiple of the GPU's: it knows better than a gate
-#: what fits, so this only bounds how many are inside. Simulations: 2 to 3 are as no gate, and 1 is up to 1.6 times worse
-#: where only two or three programs fit.
+#: Capacity given away where the engine keeps contexts itself, as a multiple of the GPU's. It knows better than a gate
+#: what fits, so this only bounds how many are inside. Simulations: 2 to 3 are as no gate, and 1 is up to 1.6 times
+#: worse where only two or three programs fit.
 OVERBOOK = 3.0
 
 #: Programs admitted per one that keeps the tool slots busy: tools are not evenly spread over time.
