@@ -2,12 +2,15 @@
 
 from typing import NamedTuple
 
-#: Assumed until steps were seen: seconds per token and per pair of tokens that attend to each
-#: other, of the order of an 8B to 30B model on one data-centre GPU.
-_TOKEN_S, _PAIR_S = 5e-5, 1e-10
+#: Assumed until steps were seen: seconds per token and per pair of tokens that attend to each other, of the order of an
+#: 8B to 30B model on one data-centre GPU, where attention costs as much as the rest at a prompt of about 50K tokens.
+_TOKEN_S, _PAIR_S = 5e-5, 2e-9
 
-#: Weight of the newest step; 50 steps are a few seconds of load.
-_WEIGHT = 0.02
+#: Steps that teach one scale for both terms. After them each term learns by its share of a step.
+_FIRST_STEPS = 10
+
+#: Part of the newest step's relative error that is taken out.
+_RATE = 0.2
 
 
 class PrefillPrice(NamedTuple):
@@ -29,16 +32,23 @@ class PrefillPrice(NamedTuple):
     def learned(self, rows: list[tuple[int, int]], seconds: float) -> "PrefillPrice":
         """The price after a step of such rows (new tokens, prefix) took so long.
 
-        One scale for both terms: a step tells one number, and the ratio of the terms is a
-        matter of the model's shape.
+        The first steps teach one scale, the first of all most, or the guess would stay for long. Then the error is
+        taken out of each term by its share of the step (normalised least mean squares, in logarithms), so that steps
+        with long and with short prefixes tell the terms apart. A step that took more than half as long again counts as
+        such a one.
         """
-        expected = sum(self.seconds(extend, prefix) for extend, prefix in rows)
-        if expected <= 0 or seconds <= 0:
+        tokens_s = self.token_s * sum(extend for extend, _ in rows)
+        expected_s = tokens_s + self.pair_s * sum(_pairs(extend, prefix) for extend, prefix in rows)
+        if expected_s <= 0 or seconds <= 0:
             return self
-        # The first steps count as much as those before them together, or the guess would stay for long.
-        weight = max(_WEIGHT, 1 / (self.steps + 1))
-        scale = 1 + weight * (seconds / expected - 1)
-        return PrefillPrice(self.token_s * scale, self.pair_s * scale, self.steps + 1)
+        error = seconds / expected_s - 1
+        if self.steps < _FIRST_STEPS:
+            scale = 1 + error / (self.steps + 1)
+            return PrefillPrice(self.token_s * scale, self.pair_s * scale, self.steps + 1)
+        share = tokens_s / expected_s
+        change = _RATE * min(error, 0.5) / (share**2 + (1 - share) ** 2)
+        token_s, pair_s = self.token_s * (1 + change * share), self.pair_s * (1 + change * (1 - share))
+        return PrefillPrice(token_s, pair_s, self.steps + 1)
 
 
 def _pairs(extend_tokens: int, prefix_tokens: int) -> float:

@@ -1,6 +1,8 @@
 """The price of a prefill, learned from steps."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mars_sglang.core.prefill_price import PrefillPrice
 
@@ -28,3 +30,21 @@ def test_one_odd_step_among_many_moves_it_little():
 def test_a_step_without_tokens_or_time_teaches_nothing():
     price = PrefillPrice()
     assert price.learned([], 1.0) is price and price.learned([(10, 0)], 0.0) is price
+
+
+def test_attention_is_told_from_the_rest_by_steps_with_different_prefixes():
+    price = PrefillPrice()
+    true = PrefillPrice(token_s=5e-5, pair_s=8e-10)
+    for i in range(300):
+        rows = [(4096, 8192 * (i % 12))]
+        price = price.learned(rows, sum(true.seconds(*row) for row in rows))
+    assert price.token_s == pytest.approx(true.token_s, rel=0.1)
+    assert price.pair_s == pytest.approx(true.pair_s, rel=0.02)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(0, 10**6), st.floats(1e-6, 1e6)), max_size=60))
+def test_both_terms_stay_above_nought_whatever_steps_take(steps):
+    price = PrefillPrice()
+    for extend, prefix, seconds in steps:
+        price = price.learned([(extend, prefix)], seconds)
+        assert price.token_s > 0 and price.pair_s > 0
