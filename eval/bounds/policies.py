@@ -25,6 +25,7 @@ from eval.workload.program import Program
 from mars_sglang.core.admission.footprint import FILL
 from mars_sglang.core.admission.passed_over import MAX_MISSES
 from mars_sglang.core.cost_model import Profile
+from mars_sglang.core.kept import HOST_FILL
 from mars_sglang.core.policies.mars import MAX_PASSED_S
 from mars_sglang.core.policy import BaseAdmissionPolicy, BaseTurnPolicy
 from mars_sglang.core.views import (
@@ -43,9 +44,6 @@ NAME = "clairvoyant"
 
 QUICK_TOKENS = 2048
 """A turn with no more than this to prefill goes first: the first level of the paper's preview."""
-
-HOST_FILL = 0.9
-"""Share of a host tier that live contexts can take: programs that are over leave theirs behind."""
 
 CPU_SPARE = 1.5
 """Programs admitted per one that keeps the tool slots busy: tools are not evenly spread over time."""

@@ -25,6 +25,7 @@ from mars_sglang.core import policy as registry
 from mars_sglang.core.cost_model import CostModel, Profile
 from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import AdmissionPolicy, TurnPolicy
+from mars_sglang.core.prefill_price import PRICED_TOKENS
 
 #: Tokens of the pool, and of the model's longest sequence, that SGLang keeps back from one request.
 _KEPT_BACK_TOKENS = 6
@@ -127,8 +128,8 @@ class Simulation:
         gate = None if admission_policy is None else Gate(admission_policy, facts)
         if gate is not None:
             # What an engine learns of itself within its first prompts.
-            gate.prefill_token_s = cost.prefill_s(_PRICED_TOKENS, 0) / _PRICED_TOKENS
-            gate.load_token_s = cost.host_transfer_s(_PRICED_TOKENS) / _PRICED_TOKENS
+            gate.prefill_token_s = cost.prefill_s(PRICED_TOKENS, 0) / PRICED_TOKENS
+            gate.load_token_s = cost.host_transfer_s(PRICED_TOKENS) / PRICED_TOKENS
         door = Door(gate, engine, self._tools, agenda, say, tenants or {})
         self._clients = Clients(
             programs, arrivals, seed, max_pause_s, says_over, client_s, self.cache.root, self._tools, agenda, say,
@@ -171,9 +172,6 @@ class Simulation:
         if self._log is not None:
             self._log.append((time_s, kind, program, turn, *figures))
 
-
-#: Prefill and load of a prompt this long tell the price of a token.
-_PRICED_TOKENS = 10_000
 
 _COUNTED = ("prefill_tokens", "gpu_busy_s", "host_loaded_tokens", "passes", "steps")
 

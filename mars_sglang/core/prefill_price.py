@@ -6,6 +6,9 @@ from typing import NamedTuple
 #: 8B to 30B model on one data-centre GPU, where attention costs as much as the rest at a prompt of about 50K tokens.
 _TOKEN_S, _PAIR_S = 5e-5, 2e-9
 
+#: Prefill of a prompt this long tells the price of a token, where one number has to do.
+PRICED_TOKENS = 10_000
+
 #: Steps that teach one scale for both terms. After them each term learns by its share of a step.
 _FIRST_STEPS = 10
 

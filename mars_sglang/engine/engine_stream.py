@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mars_sglang.config import StreamConfig, instance
+from mars_sglang.core.prefill_price import PRICED_TOKENS
 from mars_sglang.engine.prefill_meter import PrefillMeter
 from mars_sglang.engine.radix_cache import MarsRadixCache
 from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS, StreamEnd
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 #: How often the stream is heard, in real seconds. A scheduling pass is often shorter.
 POLL_S = 0.02
 
-#: A prompt of this length tells the price of a token, which is said again once it changed by this share.
-PRICED_TOKENS, PRICE_CHANGE = 10_000, 0.05
+#: The price of a token is said again once it changed by this share.
+PRICE_CHANGE = 0.05
 
 
 class EngineStream:

@@ -55,8 +55,8 @@ class MarsPrefillAdder(PrefillAdder):
 
     def _fits(self, req) -> bool:
         """Whether the turn would fit if nothing were kept."""
-        answer = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
-        tokens = len(req.full_untruncated_fill_ids) - req.prefix_len + answer + self.per_req_token_overhead
+        rest = len(req.full_untruncated_fill_ids) - req.prefix_len
+        tokens = rest + _answer_tokens(req) + self.per_req_token_overhead
         with self._lock_node(req.last_node):
             return tokens < self.rem_total_tokens
 
@@ -68,8 +68,7 @@ class MarsPrefillAdder(PrefillAdder):
         needs, and SGLang ends the process when a chunk finds none.
         """
         rest = len(req.full_untruncated_fill_ids) - req.extend_end
-        answer = req.sampling_params.max_new_tokens - len(req.output_ids)
-        self.memory_budget.total_offset += rest + min(max(answer, 0), CLIP_MAX_NEW_TOKENS)
+        self.memory_budget.total_offset += rest + _answer_tokens(req)
 
     def _withhold(self, req) -> int:
         """Take what is beyond the turn's quantum out of the step's budget; how much."""
@@ -104,3 +103,8 @@ class MarsPrefillAdder(PrefillAdder):
     def has_one_chunk_in_flight(self) -> bool:
         # Ours is the sharing of chunks that this stands for, whatever the policy's name.
         return True
+
+
+def _answer_tokens(req) -> int:
+    """Tokens of the answer still to come for which SGLang reserves room."""
+    return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)

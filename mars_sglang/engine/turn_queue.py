@@ -81,8 +81,10 @@ class MarsSchedulePolicy(SchedulePolicy):
             book.arranged = NOTHING_KEPT
             return order
         room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
-        since_s = max(book.busy_s, min(req.mars.queued_s for req in book.waiting_queue))
-        idle_s = max(0.0, book.now_s - since_s)
+        idle_s = 0.0
+        if book.now_s > book.busy_s:
+            since_s = max(book.busy_s, min(req.mars.queued_s for req in book.waiting_queue))
+            idle_s = max(0.0, book.now_s - since_s)
         book.arranged = arrange(
             order, views, lambda turn: book.policy.rank(turn, book.now_s), book.kept, room, book.spare_tokens, idle_s
         )

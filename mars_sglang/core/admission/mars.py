@@ -16,11 +16,9 @@ from mars_sglang.core.admission.passed_over import PassedOver
 from mars_sglang.core.admission.tool_pressure import ToolPressure
 from mars_sglang.core.dormancy import prefill_s
 from mars_sglang.core.forecast import INDEX_MAX_S, Forecast, Rest, engine_s
+from mars_sglang.core.kept import HOST_FILL
 from mars_sglang.core.policy import register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
-
-#: Of a host tier, what live contexts can take: programs that are over leave theirs behind.
-HOST_FILL = 0.9
 
 #: Capacity given away where the engine keeps contexts itself, as a multiple of the GPU's. It knows better than a gate
 #: what fits, so this only bounds how many are inside. Simulations: 2 to 3 are as no gate, and 1 is up to 1.6 times

@@ -7,6 +7,7 @@ from mars_sglang.core.forecast import INDEX_MAX_S, Forecast, engine_s
 from mars_sglang.core.kept import Kept
 from mars_sglang.core.policies.bounded_table import MAX_REMEMBERED, BoundedTable
 from mars_sglang.core.policy import BaseTurnPolicy, register_turn_policy
+from mars_sglang.core.prefill_price import PRICED_TOKENS
 from mars_sglang.core.program import Answer, Program, ProgramTable
 from mars_sglang.core.views import (
     ContextState,
@@ -40,9 +41,6 @@ RANK_MAX_S = 600.0
 #: A turn that does not fit beside those that run, and waited this long, holds back those behind it until it fits: long
 #: enough for a step's worth of decoding turns to leave.
 MAX_PASSED_S = 30.0
-
-#: Prefill of a prompt this long tells the price of a token.
-_PRICED_TOKENS = 10_000
 
 #: Turns after which prices are asked for again.
 _RENEWED = 64
@@ -89,7 +87,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
         self._look_at_prices()
 
     def _look_at_prices(self) -> None:
-        price = self._engine.prefill_s(_PRICED_TOKENS, 0) / _PRICED_TOKENS
+        price = self._engine.prefill_s(PRICED_TOKENS, 0) / PRICED_TOKENS
         self._pool = PoolView(self._engine.capacity_tokens, 0, prefill_token_s=price)
 
     # -- what programs do ----------------------------------------------------------------------
