@@ -14,6 +14,10 @@ _KINDS = 32
 #: Programs that went silent and were not heard from since, as remembered.
 _SILENT_KEPT = 1024
 
+#: A limit is this many times the pause that it was learned from: tools that run into a time limit come back after about
+#: the same pause, some a little later than all before.
+MARGIN = 1.1
+
 #: Silence in seconds that is certain to be an end; as the control process has it.
 DORMANT_MAX_S = 600.0
 
@@ -132,4 +136,4 @@ class _Pauses:
             cost = before + (longer + ended) * seconds + worth_s * longer
             if cost <= best:
                 best_s, best = seconds, cost
-        return best_s
+        return MARGIN * best_s

@@ -56,6 +56,8 @@ class Program:
     """What its last ended turn called."""
     ending: str | None = None
     """How somebody said that it is over while a turn of it was still under way; None if nobody did."""
+    priority: int = 0
+    """Of its last turn, in an engine that has priorities; smaller is more urgent."""
     first_tokens: int = 0
     shared_tokens: int = 0
     resident_tokens: int | None = None

@@ -91,7 +91,7 @@ class MarsPrefillAdder(PrefillAdder):
             if self.book.log is not None:
                 self.book.log.write("held", self.book.now_s, [req.rid])
             return True
-        if not self.book.policy.may_be_passed(waiting_view(req, 0), self.book.now_s):
+        if not self.book.policy.may_be_passed(waiting_view(req), self.book.now_s):
             self.book.counters["held_back_for_an_aged_turn"] += 1
             if self.book.log is not None:
                 self.book.log.write("aged", self.book.now_s, [req.rid])

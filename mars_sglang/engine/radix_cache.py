@@ -262,6 +262,7 @@ class MarsRadixCache(UnifiedRadixCache):
             idle_s=known.idle_s(self._book.now_s) if known else float("inf"),
             program_arrived_s=known.arrived_s if known else 0.0,
             turns=known.turns if known else 0,
+            priority=known.priority if known else 0,
         )
 
     def may_evict(self, node_id) -> bool:

@@ -17,7 +17,7 @@ from mars_sglang.engine.engine_stream import open_engine_stream
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
 from mars_sglang.engine.prefill_meter import PrefillMeter
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy
-from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook, native_priority
+from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook
 from mars_sglang.stream.events import FirstToken, TurnRetracted
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,9 @@ class MarsScheduler(Scheduler):
         self.mars_book.queued(req.rid, req.mars, len(req.origin_input_ids) + len(req.output_ids))
         self._mars_queue_grew = True
         super()._add_request_to_queue(req, is_retracted=is_retracted)
+        if self.enable_priority_scheduling and req.priority is not None:
+            # SGLang gave one without a priority the least of all.
+            req.mars.priority = req.priority if self.schedule_low_priority_values_first else -req.priority
 
     def _release_aborted_request(self, req):
         super()._release_aborted_request(req)
@@ -207,7 +210,7 @@ class MarsScheduler(Scheduler):
                 arrived_s=req.mars.arrived_s,
                 program_arrived_s=req.mars.program_arrived_s,
                 retractions=req.mars.retractions,
-                priority=native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first),
+                priority=req.mars.priority,
             )
             for req in reqs
         ]

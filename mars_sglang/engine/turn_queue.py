@@ -6,7 +6,7 @@ from sglang.srt.managers.schedule_policy import SchedulePolicy, match_kv_cache
 
 from mars_sglang.core.kept import NOTHING_KEPT, arrange
 from mars_sglang.core.views import TurnView
-from mars_sglang.engine.turns import TurnBook, native_priority
+from mars_sglang.engine.turns import TurnBook
 
 #: Waiting turns whose cached prefix is looked up anew in a pass, from the front. Matching
 #: walks the whole prefix, so doing it for all is what makes native lpm give up at 128
@@ -15,7 +15,7 @@ from mars_sglang.engine.turns import TurnBook, native_priority
 REMATCHED_PER_PASS = 8
 
 
-def waiting_view(req: Any, priority: int) -> TurnView:
+def waiting_view(req: Any) -> TurnView:
     """A waiting host request as the policy sees it."""
     turn = req.mars
     context = len(req.origin_input_ids) + len(req.output_ids)
@@ -25,7 +25,7 @@ def waiting_view(req: Any, priority: int) -> TurnView:
         uncached_tokens=max(1, context - req.num_matched_prefix_tokens),
         context_tokens=context,
         arrived_s=turn.arrived_s,
-        priority=priority,
+        priority=turn.priority,
         continuation=turn.continuation,
         program_arrived_s=turn.program_arrived_s,
         started=turn.prefill_s is not None and turn.retracted_s is None,
@@ -34,7 +34,7 @@ def waiting_view(req: Any, priority: int) -> TurnView:
 
 def quantum_tokens(req: Any, book: TurnBook) -> int | None:
     """Prefill tokens of this request in one step, at most; None for as many as there are."""
-    return book.policy.quantum_tokens(waiting_view(req, 0), book.now_s) if book.policy.cuts_prefills else None
+    return book.policy.quantum_tokens(waiting_view(req), book.now_s) if book.policy.cuts_prefills else None
 
 
 class MarsSchedulePolicy(SchedulePolicy):
@@ -69,7 +69,7 @@ class MarsSchedulePolicy(SchedulePolicy):
         book.counters["passes"] += 1
 
     def _look(self, req: Any) -> TurnView:
-        req.mars.view = waiting_view(req, self._priority(req))
+        req.mars.view = waiting_view(req)
         return req.mars.view
 
     def _arrange(self, order: list[int], views: list[TurnView]) -> list[int]:
@@ -102,6 +102,3 @@ class MarsSchedulePolicy(SchedulePolicy):
         # Room for less than a page is SGLang's to report: it ends the process.
         most = max(page_size, most)
         return most if limit is None else min(limit, most)
-
-    def _priority(self, req) -> int:
-        return native_priority(req, self.enable_priority_scheduling, self.schedule_low_priority_values_first)

@@ -60,6 +60,8 @@ class ReqTurn:
     retractions: int = 0
     last: bool = False
     """The client called it the last turn of its program."""
+    priority: int = 0
+    """As in :class:`TurnView`, from when it is queued."""
     queued_s: float = 0.0
     """When it reached the scheduler."""
     prefill_s: float | None = None
@@ -190,6 +192,7 @@ class TurnBook:
         turn, prompt_tokens, output_tokens = req.mars, len(req.origin_input_ids), len(req.output_ids)
         if turn.program is not None:
             self.context_ended(turn.program, prompt_tokens + output_tokens)
+            self.programs.get(turn.program).priority = turn.priority
         ended = TurnEnded(
             turn_id=req.rid,
             program=turn.program,
@@ -214,10 +217,3 @@ def keep_newest(table: OrderedDict, key: str, value: Any, limit: int) -> None:
     table.move_to_end(key)
     if len(table) > limit:
         table.popitem(last=False)
-
-
-def native_priority(req: Any, enabled: bool, low_values_first: bool) -> int:
-    """SGLang's ``priority`` turned so that smaller goes first; 0 where priorities are off."""
-    if not enabled or req.priority is None:
-        return 0
-    return req.priority if low_values_first else -req.priority

@@ -226,12 +226,12 @@ class MarsTurnPolicy(BaseTurnPolicy):
             known = self._programs.get(context.program)
             last = -self._context_seconds(known, context)
             if context.state == ContextState.PAUSED:
-                return 0, last, context.program
+                return 0, -context.priority, last, context.program
             if context.state == ContextState.TOOL and (
                 known is None or context.idle_s >= self._dormancy.limit_s(known.view(), self._pool)
             ):
-                return 1, -context.idle_s, context.program
-            return 2, last, context.program
+                return 1, -context.priority, -context.idle_s, context.program
+            return 2, -context.priority, last, context.program
 
         return sorted(range(len(contexts)), key=key)
 

@@ -111,8 +111,9 @@ def test_a_host_tier_counts_as_far_as_it_holds_more_than_the_pool():
     assert decide(inside, waits, pool=PoolView(K, 0, host_tokens=K, host_copies=False)).admit == ("next",)
 
 
-def test_where_the_engine_keeps_contexts_itself_three_times_the_memory_is_given_away():
-    keeps = PoolView(K, 0, prefill_token_s=1e-4, engine_keeps=True)
+def test_where_the_engine_keeps_contexts_itself_more_than_the_memory_is_given_away():
+    # Six times 50,000.
+    keeps = PoolView(K // 2, 0, prefill_token_s=1e-4, engine_keeps=True)
     # 61,200 each: four are 244,800 under .95 x 300,000, and five are 306,000.
     three, waits = [working(name, 60_000, -1.0) for name in "wxy"], [new("next", 60_000)]
     four = [*three, working("z", 60_000)]
