@@ -72,6 +72,8 @@ class MarsConfig:
     """Turns that may wait for admission at a time; one more is refused."""
     max_admission_wait_s: float | None = None
     """Real seconds that a turn may wait for admission; None: as long as its client does."""
+    itl_target_s: float | None = None
+    """Seconds between two tokens of a running turn that prefills leave to it; None: as many as they take."""
     tenant_weights: dict[str, float] = field(default_factory=dict)
     """Shares of tenants in what admission gives out; 1 for one that is not named."""
 
@@ -154,6 +156,7 @@ OPTIONS = (
     "mars_max_waiting",
     "mars_max_admission_wait",
     "mars_tenants",
+    "mars_itl_target_ms",
 )
 
 #: Of those, what only an admission policy uses.
@@ -180,6 +183,9 @@ def with_options(
     config = config or MarsConfig(turn_policy=None, admission=ADMISSION_OFF)
     if config.admission == ADMISSION_OFF and (idle := [name for name in _OF_ADMISSION if name in given]):
         raise ConfigError(f"--{idle[0].replace('_', '-')} needs an admission policy; give --mars-admission too")
+    if config.turn_policy is None and "mars_itl_target_ms" in given:
+        raise ConfigError("--mars-itl-target-ms needs a turn policy of ours; give --scheduler-policy mars too")
+    itl_target_ms = _number(given, "mars_itl_target_ms", None, unit="milliseconds")
     identity = given.get("mars_identity")
     if identity is not None and not os.path.isfile(identity):
         raise ConfigError(f"--mars-identity {identity!r} is not a file; accepted: a TOML file as docs/identity.md says")
@@ -194,6 +200,7 @@ def with_options(
         admission=_with_objective(config.admission, given.get("mars_objective")),
         max_waiting=int(_number(given, "mars_max_waiting", DEFAULT_MAX_WAITING, whole=True)),
         max_admission_wait_s=_number(given, "mars_max_admission_wait", None),
+        itl_target_s=None if itl_target_ms is None else itl_target_ms / 1000,
         tenant_weights=_weights(given.get("mars_tenants")),
         stream=stream,
         recognise=_on_off(given, "mars_recognise", default=True),
@@ -240,7 +247,9 @@ def _with_objective(admission: str, objective: str | None) -> str:
     return f"{admission}:{objective}"
 
 
-def _number(given: Mapping[str, str], name: str, default: float | None, *, whole: bool = False) -> float | None:
+def _number(
+    given: Mapping[str, str], name: str, default: float | None, *, whole: bool = False, unit: str = "seconds"
+) -> float | None:
     text = given.get(name)
     if text is None:
         return default
@@ -250,7 +259,7 @@ def _number(given: Mapping[str, str], name: str, default: float | None, *, whole
         value = 0
     # A NaN is not larger either.
     if not 0 < value < (MAX_MAX_WAITING + 1 if whole else float("inf")):
-        accepted = f"a whole number from 1 to {MAX_MAX_WAITING}" if whole else "a number of seconds above 0"
+        accepted = f"a whole number from 1 to {MAX_MAX_WAITING}" if whole else f"a number of {unit} above 0"
         raise ConfigError(f"--{name.replace('_', '-')} is {text!r}; accepted: {accepted}")
     return value
 
@@ -311,6 +320,11 @@ def check_supported(config: MarsConfig, arguments: Mapping[str, object]) -> None
         needs.append(("recognition by continuation (--mars-recognise off turns it off)", _ONE_TOKENIZER))
     if (config.turn_policy or config.admission != ADMISSION_OFF) and _data_parallel_ranks(arguments) > 1:
         needs.append(("keeping programs on their data-parallel rank", _ONE_TOKENIZER))
+    if config.itl_target_s is not None and (arguments.get("chunked_prefill_size") or 0) < 0:
+        raise ConfigError(
+            "--mars-itl-target-ms keeps its target by the size of chunks, and --chunked-prefill-size "
+            f"{arguments['chunked_prefill_size']} turns them off; accepted: a size above 0, or none"
+        )
     for flag, (name, accepted, reason) in needs:
         value = arguments.get(name, accepted[0])
         if value not in accepted:

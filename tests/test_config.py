@@ -261,6 +261,19 @@ def test_refused_admission_flags_say_what_is_accepted(auto, admission, given, me
         with_options(MarsConfig("mars", admission), options(**given), auto)
 
 
+def test_a_target_for_decoding_turns_is_of_the_turn_policy_and_its_chunks(auto):
+    config = with_options(MarsConfig("mars", "off"), options(itl_target_ms="80"), auto)
+    assert config.itl_target_s == 0.08
+    assert with_options(MarsConfig("mars", "off"), {}, auto).itl_target_s is None
+    check_supported(config, {"chunked_prefill_size": 2048})
+    with pytest.raises(ConfigError, match="--chunked-prefill-size -1 turns them off; accepted: a size above 0"):
+        check_supported(config, {"chunked_prefill_size": -1})
+    with pytest.raises(ConfigError, match="'soon'; accepted: a number of milliseconds above 0"):
+        with_options(MarsConfig("mars", "off"), options(itl_target_ms="soon"), auto)
+    with pytest.raises(ConfigError, match="--mars-itl-target-ms needs a turn policy of ours; give --scheduler-policy"):
+        with_options(MarsConfig(None, "mars"), options(itl_target_ms="80"), auto)
+
+
 def test_a_server_and_its_engine_have_one_name_and_the_next_server_another(monkeypatch):
     monkeypatch.delenv("MARS_SGLANG_CONFIG", raising=False)
     monkeypatch.delenv("MARS_SGLANG_INSTANCE", raising=False)

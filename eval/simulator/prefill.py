@@ -17,6 +17,9 @@ MAX_PREFILL_TOKENS = 16384
 #: Under a policy of ours: turns that are tried and do not fit, in one pass (``mars_sglang.engine.prefill_adder``).
 MAX_MISSES_PER_PASS = 8
 
+#: Likewise: tokens of a prefix that a turn waits for while another computes it.
+SHARED_TOKENS = 256
+
 #: One page is reserved for each turn beside its tokens.
 _PAGE = 1
 
@@ -168,10 +171,13 @@ class SkippingAdder(PrefillAdder):
         return unfinished
 
     def add(self, request: Request, has_chunked: bool) -> Verdict:
+        if self._is_being_computed(request):
+            self._misses += 1
+            return Verdict.CONTINUE if self._misses < MAX_MISSES_PER_PASS else Verdict.OTHER
         withheld = self._withhold(request)
         kept = self._arranged.withheld_from(request.turn_id)
         self._reserved += kept
-        verdict = super().add(request, has_chunked)
+        verdict = super().add(request, has_chunked or self.new_chunked is not None)
         self._reserved -= kept
         if self.new_chunked is request:
             self._reserve_rest(request)
@@ -182,6 +188,17 @@ class SkippingAdder(PrefillAdder):
         if verdict is Verdict.CONTINUE:
             return verdict
         return Verdict.CONTINUE if self._may_pass(request, verdict, kept) else verdict
+
+    def _is_being_computed(self, request: Request) -> bool:
+        """As the engine's adder: a turn waits for one that computes what its own prefill would begin with."""
+        start, end = request.prefix, request.prefix + SHARED_TOKENS
+        return end <= request.context and any(
+            other.locked_node is request.last_node
+            and other.prefix == start
+            and end <= other.context
+            and request.text.shared(other.text.cut(start, end), start, end) == SHARED_TOKENS
+            for other in self.added
+        )
 
     def _reserve_rest(self, request: Request) -> None:
         """As the engine's adder: the chunks still to come and the answer of a turn in the middle of its prefill."""

@@ -1,5 +1,6 @@
 """What a prefill costs on this server, learned from the steps that it ran."""
 
+from math import sqrt
 from typing import NamedTuple
 
 #: Assumed until steps were seen: seconds per token and per pair of tokens that attend to each other, of the order of an
@@ -31,6 +32,14 @@ class PrefillPrice(NamedTuple):
     def seconds(self, extend_tokens: int, prefix_tokens: int = 0) -> float:
         """Seconds to prefill ``extend_tokens`` after a prefix of ``prefix_tokens``, alone."""
         return extend_tokens * self.token_s + _pairs(extend_tokens, prefix_tokens) * self.pair_s
+
+    def tokens_in(self, seconds: float, prefix_tokens: int = 0) -> int:
+        """How many new tokens after such a prefix take no longer than ``seconds``."""
+        linear, quadratic = self.token_s + prefix_tokens * self.pair_s, 0.5 * self.pair_s
+        if seconds <= 0:
+            return 0
+        # The root of quadratic x^2 + linear x = seconds, in the form that does not cancel.
+        return int(2 * seconds / (linear + sqrt(linear * linear + 4 * quadratic * seconds)))
 
     def learned(self, rows: list[tuple[int, int]], seconds: float) -> "PrefillPrice":
         """The price after a step of such rows (new tokens, prefix) took so long.

@@ -87,6 +87,12 @@ def _add_cli_args(original: Callable, parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"Turns that may wait for admission at a time; one more is answered 429. Default: {DEFAULT_MAX_WAITING}.",
     )
+    group.add_argument(
+        "--mars-itl-target-ms",
+        metavar="MS",
+        help="Time between two tokens of a running turn, which prefills are cut and interrupted for. Default: none; "
+        "--enable-mixed-chunk bounds it by the chunk.",
+    )
     group.add_argument("--mars-tenants", metavar="FILE", help="TOML file with the weights of tenants.")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mars_sglang.config import StreamConfig, instance
 from mars_sglang.core.prefill_price import PRICED_TOKENS
-from mars_sglang.engine.prefill_meter import PrefillMeter
 from mars_sglang.engine.radix_cache import MarsRadixCache
+from mars_sglang.engine.step_meter import StepMeter
 from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS, StreamEnd
 from mars_sglang.engine.turns import TurnBook
 from mars_sglang.stream.events import EngineSpeed, Event, ProgramState, SourceState
@@ -33,7 +33,7 @@ class EngineStream:
         self._said: tuple[float, float | None] = (0.0, None)
         book.say = self._end.publish
 
-    def poll(self, meter: PrefillMeter) -> tuple[Event, ...]:
+    def poll(self, meter: StepMeter) -> tuple[Event, ...]:
         """What was said since the last time; nothing when that is not long ago. Says what work costs now."""
         real_now = time.monotonic()
         if real_now < self._next_poll:
@@ -42,7 +42,7 @@ class EngineStream:
         self._say_speed(meter)
         return tuple(event for event in self._end.hear() if isinstance(event, Event))
 
-    def _say_speed(self, meter: PrefillMeter) -> None:
+    def _say_speed(self, meter: StepMeter) -> None:
         prefill_s, load_s = meter.price.seconds(PRICED_TOKENS) / PRICED_TOKENS, meter.load_token_s
         said_prefill_s, said_load_s = self._said
         if meter.price.steps and (_changed(said_prefill_s, prefill_s) or _changed(said_load_s, load_s)):

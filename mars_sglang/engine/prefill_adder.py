@@ -1,12 +1,19 @@
 """SGLang's prefill adder, except that a turn that does not fit need not stop those behind it."""
 
+from itertools import chain
+
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
-from mars_sglang.engine.turn_queue import quantum_tokens, waiting_view
-from mars_sglang.engine.turns import TurnBook
+from mars_sglang.core.itl_target import LEAST_TOKENS
+from mars_sglang.engine.turn_queue import most_tokens, waiting_view
+from mars_sglang.engine.turns import ReqTurn, TurnBook
 
 #: Turns that are tried and found not to fit in one pass. Each costs a match of its prefix.
 MAX_MISSES_PER_PASS = 8
+
+#: Tokens of a prefix that is being computed for another turn that are worth waiting for: the turn's own prefill is then
+#: so much shorter, and has a step of its own, which costs about as much.
+SHARED_TOKENS = 256
 
 #: Whether SGLang's prefill loop asks ``may_pass`` itself (see patches/).
 _LOOP_ASKS = hasattr(PrefillAdder, "may_pass")
@@ -22,17 +29,28 @@ class MarsPrefillAdder(PrefillAdder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.misses = 0
+        self._left_s = self.book.prefill_left_s
+        """Seconds of prefill that decoding turns leave, less what was added."""
         self.short_of_memory = False
         """Whether a turn was skipped for want of KV, which only a leaving turn can change."""
+        self._skipped: list[ReqTurn] = []
+        """Turns that did not fit and let those behind them try."""
         self.book.counters["prefill_passes"] += 1
 
     def add_chunked_req(self, req):
         unfinished = super().add_chunked_req(req)
+        self._spend(req)
         if unfinished is not None:
             self._reserve_rest(unfinished)
         return unfinished
 
     def add_one_req(self, req, has_chunked_req, truncation_align_size):
+        if not self.is_hybrid_ssm_cache and self._is_being_computed(req):
+            self.book.counters["waited_for_a_shared_prefix"] += 1
+            self.misses += 1
+            return AddReqResult.CONTINUE if self.misses < MAX_MISSES_PER_PASS else AddReqResult.OTHER
+        if self.can_run_list and self._left_s < self._least_s(req):
+            return AddReqResult.OTHER
         withheld = self._withhold(req)
         kept = self.book.arranged.withheld_from(req.rid)
         self.memory_budget.total_offset += kept
@@ -42,14 +60,17 @@ class MarsPrefillAdder(PrefillAdder):
             self._reserve_rest(req)
         if withheld:
             self.rem_chunk_tokens += withheld
-        if (withheld or kept) and self.can_run_list and self.can_run_list[-1] is req:
+        added = bool(self.can_run_list) and self.can_run_list[-1] is req
+        if added:
+            self._spend(req)
+            self._pass_over()
+        if (withheld or kept) and added:
             # What is left of the step for those behind, and not for this turn.
             result = self.budget_state()
         if _LOOP_ASKS or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
             # A mamba tree hands the request a state slot before this call, and the loop
             # takes it back only from a request with which it ends.
             return result
-        added = bool(self.can_run_list) and self.can_run_list[-1] is req
         # The loop ends with a request whose result is another, and the next is not tried.
         return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
 
@@ -70,12 +91,43 @@ class MarsPrefillAdder(PrefillAdder):
         rest = len(req.full_untruncated_fill_ids) - req.extend_end
         self.memory_budget.total_offset += rest + _answer_tokens(req)
 
+    def _select_prefill_admission(self, req, *, has_chunked_req: bool = False, **kwargs):
+        admission = super()._select_prefill_admission(req, has_chunked_req=has_chunked_req, **kwargs)
+        if isinstance(admission, AddReqResult) or not admission.is_chunked:
+            return admission
+        # SGLang tracks one turn in the middle of its prefill, and counts on that to have taken all of the step. Ours
+        # leaves some of it to others.
+        return AddReqResult.OTHER if has_chunked_req or self.new_chunked_req is not None else admission
+
+    def _is_being_computed(self, req) -> bool:
+        """Whether a prefill that is under way computes what this turn's own would begin with.
+
+        One that waits for it finds it in the cache.
+        """
+        others = chain(*self.book.computing, self.can_run_list)
+        beside = [other for other in others if _computes_after(other, req.last_node, req.prefix_len)]
+        if not beside:
+            return False
+        begins = _at(req, req.prefix_len)
+        return len(begins) == SHARED_TOKENS and any(
+            _at(other, req.prefix_len) == begins and other.extra_key == req.extra_key for other in beside
+        )
+
+    def _least_s(self, req) -> float:
+        """Seconds of the smallest prefill of the turn that is worth a place in the step."""
+        rest = len(req.full_untruncated_fill_ids) - req.prefix_len
+        return self.book.prefill.seconds(min(rest, max(LEAST_TOKENS, self.page_size)), req.prefix_len)
+
+    def _spend(self, req) -> None:
+        """The turn was added, and takes its part of the time that decoding turns leave."""
+        self._left_s -= self.book.prefill.seconds(req.extend_len, req.prefix_len)
+
     def _withhold(self, req) -> int:
-        """Take what is beyond the turn's quantum out of the step's budget; how much."""
-        quantum = quantum_tokens(req, self.book)
-        if quantum is None or self.rem_chunk_tokens is None:
+        """Take what the turn may not have in one step out of the step's budget; how much."""
+        most = most_tokens(req, self.book, self._left_s)
+        if most is None or self.rem_chunk_tokens is None:
             return 0
-        withheld = max(0, self.rem_chunk_tokens - max(self.page_size, quantum))
+        withheld = max(0, self.rem_chunk_tokens - max(self.page_size, most))
         self.rem_chunk_tokens -= withheld
         return withheld
 
@@ -87,22 +139,41 @@ class MarsPrefillAdder(PrefillAdder):
             return False
         if result == AddReqResult.NO_TOKEN and self.book.arranged.withheld_from(req.rid) and self._fits(req):
             # It waits for contexts that are kept, and not for turns that run.
-            self.book.counters["held_for_kept"] += 1
+            self._mark(req.mars, "held_for_kept")
             if self.book.log is not None:
                 self.book.log.write("held", self.book.now_s, [req.rid])
             return True
+        req.mars.short_of_memory |= result == AddReqResult.NO_TOKEN
         if not self.book.policy.may_be_passed(waiting_view(req), self.book.now_s):
             self.book.counters["held_back_for_an_aged_turn"] += 1
             if self.book.log is not None:
                 self.book.log.write("aged", self.book.now_s, [req.rid])
             return False
-        self.book.counters["passed_over"] += 1
+        self._skipped.append(req.mars)
         return True
 
-    @property
-    def has_one_chunk_in_flight(self) -> bool:
-        # Ours is the sharing of chunks that this stands for, whatever the policy's name.
-        return True
+    def _pass_over(self) -> None:
+        """One went ahead of those that were skipped."""
+        for turn in self._skipped:
+            self._mark(turn, "passed_over")
+        self._skipped.clear()
+
+    def _mark(self, turn: ReqTurn, what: str) -> None:
+        """Note on the turn what happened to it, and count the turns to which it did."""
+        self.book.counters[f"turns_{what}"] += not getattr(turn, what)
+        setattr(turn, what, True)
+
+
+def _computes_after(req, node, prefix_len: int) -> bool:
+    """Whether the turn is in the middle of a prefill that began at this place in the tree."""
+    return (
+        req.last_node == node and req.prefix_len == prefix_len and not (req.mars.answering or req.finished())
+    )  # fmt: skip
+
+
+def _at(req, start: int):
+    """What the turn's prompt goes on with."""
+    return req.full_untruncated_fill_ids[start : start + SHARED_TOKENS]
 
 
 def _answer_tokens(req) -> int:

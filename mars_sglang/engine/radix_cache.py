@@ -16,6 +16,7 @@ Both tree cores work: all this needs of them is node ids.
 """
 
 from collections.abc import Container
+from collections import OrderedDict
 from typing import Any
 
 from sglang.srt.mem_cache.registry import (
@@ -28,7 +29,8 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from mars_sglang.config import RADIX_CACHE_BACKEND
 from mars_sglang.core.views import ContextState, ContextView
-from mars_sglang.engine.turns import TurnBook
+from mars_sglang.engine.resumption import resumption
+from mars_sglang.engine.turns import MAX_ENGINE_PROGRAMS, TurnBook, keep_newest
 from mars_sglang.stream.events import KvEvicted, KvReclaimed, KvReleased, KvRetained
 
 
@@ -45,6 +47,8 @@ class MarsRadixCache(UnifiedRadixCache):
 
     def __init__(self, params):
         self._book: TurnBook | None = None
+        self._left: OrderedDict[str, int] = OrderedDict()
+        """Program to the length of the context that its last turn left here, whatever became of it."""
         self._forget()
         super().__init__(params)
 
@@ -80,12 +84,41 @@ class MarsRadixCache(UnifiedRadixCache):
         if turn.program is None:
             return
         if checkpointed and not self.disable:
+            keep_newest(self._left, turn.program, req.kv.cache_protected_len, MAX_ENGINE_PROGRAMS)
             self._retain(turn.program, req.last_node, req.kv.cache_protected_len)
             if turn.last:
                 self.program_ended(turn.program)
             elif self._book is not None and turn.program in self._tokens_of:
                 self.keep(turn.program)
                 self._say(KvRetained, program=turn.program, turn=req.rid, pages=self.pages_of(turn.program))
+
+    def turn_starts(self, req) -> None:
+        """Note what a request found here, whose prefill is in the batch that was just made.
+
+        Call it before :meth:`TurnBook.started`; it does nothing for one in the middle of its prefill.
+        """
+        turn, book = req.mars, self._book
+        if not turn.starts:
+            return
+        book.counters["tokens_loaded"] += req.materialized_host_hit_len()
+        known = book.programs.get(turn.program)
+        if known is None or turn.prefill_s is not None:
+            return
+        if not turn.continuation:
+            known.shared_tokens = req.cached_tokens
+            return
+        turn.resumption = resumption(
+            left_tokens=self._left.get(turn.program, 0),
+            retained_tokens=self._tokens_of.get(turn.program, 0),
+            shared_tokens=known.shared_tokens,
+            prompt_tokens=len(req.origin_input_ids),
+            found_tokens=req.cached_tokens,
+            page_tokens=self.page_size,
+        )
+        if turn.resumption is not None:
+            book.counters[f"turns_resumed_{turn.resumption.outcome}"] += 1
+            book.counters["context_tokens_reused"] += turn.resumption.reused_tokens
+            book.counters["context_tokens_recomputed"] += turn.resumption.recomputed_tokens
 
     def keep(self, program: str) -> None:
         """Ask the policy from which turns to keep the program's context; nothing where it has none."""

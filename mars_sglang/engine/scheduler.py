@@ -8,14 +8,16 @@ from sglang.srt.runtime_context import get_parallel
 
 from mars_sglang import __version__, clock
 from mars_sglang.config import NATIVE_UNDER_MARS, MarsConfig
+from mars_sglang.core.itl_target import LEAST_TOKENS, ItlTarget
 from mars_sglang.core.kept import spare_tokens
 from mars_sglang.core.policy import turn_policy
 from mars_sglang.core.views import EngineFacts, RunningView
 from mars_sglang.engine import wire
 from mars_sglang.engine.decision_log import open_decision_log
 from mars_sglang.engine.engine_stream import open_engine_stream
+from mars_sglang.engine.output_streamer import MarsOutputStreamer
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
-from mars_sglang.engine.prefill_meter import PrefillMeter
+from mars_sglang.engine.step_meter import StepMeter
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy
 from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook
 from mars_sglang.stream.events import FirstToken, TurnRetracted
@@ -44,6 +46,7 @@ class MarsScheduler(Scheduler):
         super().init_schedule_policy()
         self.mars_book = TurnBook(turn_policy(config.turn_policy))
         self.mars_book.now_s = clock.now()
+        self.mars_book.itl = None if config.itl_target_s is None else ItlTarget(config.itl_target_s)
         self.mars_book.log = open_decision_log(f"dp{get_parallel().dp_rank or 0}-tp{get_parallel().tp_rank}")
         self.policy = MarsSchedulePolicy(
             self.mars_book,
@@ -59,7 +62,7 @@ class MarsScheduler(Scheduler):
         self._mars_ran = False
         """Whether a batch was launched since the last look for a prefill."""
         self.tree_cache.attach(self.mars_book)
-        self._mars_steps = PrefillMeter(clock.now)
+        self._mars_steps = StepMeter(clock.now)
         book = self.mars_book
         copies = self.server_args.hicache_write_policy != "write_back"
         book.spare_tokens = spare_tokens(self.max_total_num_tokens, self._host_tokens() or 0, copies)
@@ -85,7 +88,7 @@ class MarsScheduler(Scheduler):
         now_s = clock.now()
         if self.waiting_queue or now_s - self._mars_last_tick_s >= IDLE_TICK_S * clock.speed():
             self._mars_last_tick_s = now_s
-            local.append(ClockTick(now_s, self._mars_steps.price))
+            local.append(ClockTick(now_s, self._mars_steps.price, self._mars_steps.decode_s))
         if self._mars_stream_wanted is not None:
             # Opened here for this runs on the one rank that has a part in the stream.
             wanted, self._mars_stream_wanted = self._mars_stream_wanted, None
@@ -99,7 +102,7 @@ class MarsScheduler(Scheduler):
         for received in recv_reqs:
             if isinstance(received, ClockTick):
                 self.mars_book.now_s = max(self.mars_book.now_s, received.now_s)
-                self.mars_book.prefill = received.prefill
+                self.mars_book.prefill, self.mars_book.decode_s = received.prefill, received.decode_s
             elif isinstance(received, StreamNews):
                 for program in self.mars_book.hear(received):
                     self.tree_cache.program_ended(program)
@@ -122,6 +125,7 @@ class MarsScheduler(Scheduler):
         was_retracted = is_retracted or (req.mars.prefill_s is not None and req.mars.retracted_s is None)
         if was_retracted:
             req.mars.retractions += 1
+            self.mars_book.counters["turns_retracted"] += req.mars.retractions == 1
             self.mars_book.counters["retractions"] += 1
             self.mars_book.say(
                 TurnRetracted,
@@ -147,6 +151,19 @@ class MarsScheduler(Scheduler):
     def get_prefill_adder_class(self):
         return self._mars_adder_class
 
+    def _should_defer_prefill(self, running_batch) -> bool:
+        if super()._should_defer_prefill(running_batch):
+            return True
+        book = self.mars_book
+        book.prefill_left_s = float("inf")
+        if book.itl is None or running_batch.is_empty() or running_batch.is_prefill_only:
+            return False
+        book.prefill_left_s = book.itl.left_s(book.decode_s)
+        if book.itl.fresh:
+            return False
+        prefix = self.chunked_req.extend_end if self.chunked_req is not None else 0
+        return book.prefill.tokens_in(book.prefill_left_s, prefix) < max(LEAST_TOKENS, self.page_size)
+
     def get_new_batch_prefill(self, running_batch):
         if self._mars_queue_grew:
             # SGLang takes a full batch as full until a turn leaves. A turn that came since
@@ -154,6 +171,7 @@ class MarsScheduler(Scheduler):
             running_batch.batch_is_full = False
             self._mars_queue_grew = False
         self._mars_adder_class.last = None
+        self.mars_book.looks += 1
         self.mars_book.running = running_batch.reqs
         if self._mars_ran or running_batch.reqs or self.chunked_req is not None:
             self.mars_book.busy_s = self.mars_book.now_s
@@ -162,7 +180,9 @@ class MarsScheduler(Scheduler):
         plan = super().get_new_batch_prefill(running_batch)
         adder = self._mars_adder_class.last
         if plan.batch_to_run is not None:
+            self.mars_book.batches += 1
             for req in plan.batch_to_run.reqs:
+                self.tree_cache.turn_starts(req)
                 self.mars_book.started(req.rid, req.mars)
         if adder is not None and adder.short_of_memory:
             # What SGLang concludes from the turn that ends its pass: retry when one leaves.
@@ -173,11 +193,25 @@ class MarsScheduler(Scheduler):
     def run_batch(self, batch, *args, **kwargs):
         self._mars_ran = True
         self._mars_steps.began()
+        self._mars_launched(batch)
         return super().run_batch(batch, *args, **kwargs)
+
+    def _mars_launched(self, batch) -> None:
+        book, mode = self.mars_book, batch.forward_mode
+        book.computing.append(list(batch.reqs) if mode.is_extend() else [])
+        if book.itl is None:
+            return
+        if mode.is_decode() or mode.is_mixed():
+            book.itl.decoded()
+        elif mode.is_extend():
+            rows = zip(batch.extend_lens, batch.prefix_lens, strict=True)
+            book.itl.prefilled(sum(book.prefill.seconds(extend, prefix) for extend, prefix in rows))
 
     def process_batch_result(self, batch, result):
         self._mars_steps.ended(batch)
         super().process_batch_result(batch, result)
+        if self.mars_book.computing:
+            self.mars_book.computing.popleft()
         if batch.forward_mode.is_extend():
             for req in batch.reqs:
                 if not req.mars.answering and req.output_ids:
@@ -196,6 +230,9 @@ class MarsScheduler(Scheduler):
             queued_s=started_s - turn.queued_s,
             prefill_s=max(0.0, clock.now() - started_s),
         )
+
+    def get_output_streamer_class(self):
+        return MarsOutputStreamer
 
     # -- victims -------------------------------------------------------------------------------
 

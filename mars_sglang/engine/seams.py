@@ -39,6 +39,11 @@ SEAMS = (
     Seam("sglang.srt.entrypoints.engine.Engine._launch_subprocesses", ("server_args",), "pool size for the gate"),
     Seam(f"{_TOKENIZER}.generate_request", ("self", "obj", "request"), "identity and gate of every endpoint"),
     Seam(f"{_TOKENIZER}.abort_request", ("self", "rid", "abort_all"), "aborts of turns held at the gate"),
+    Seam(
+        f"{_TOKENIZER}.update_request_meta_info",
+        ("self", "meta_info", "state", "customized_info", "index", "finish_reason"),
+        "what a response says of its turn",
+    ),
     Seam(f"{_TOKENIZER}.close_session", ("self", "obj", "request"), "end of a program"),
     Seam("sglang.srt.entrypoints.http_server.app", (), "/mars/state"),
     Seam(
@@ -57,6 +62,14 @@ SEAMS = (
     Seam(f"{_SCHEDULER}._release_aborted_request", ("self", "req"), "turns that are given up while they wait"),
     Seam(f"{_SCHEDULER}.get_new_batch_prefill", ("self", "running_batch"), "passing a turn that does not fit"),
     Seam(f"{_SCHEDULER}.get_prefill_adder_class", ("self",), "prefill adder"),
+    Seam(f"{_SCHEDULER}.get_output_streamer_class", ("self",), "what a response says of its turn"),
+    Seam(
+        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer"
+        ".build_additional_customized_info",
+        ("self", "reqs"),
+        "what a response says of its turn",
+    ),
+    Seam(f"{_SCHEDULER}.init_metrics_collector", ("self",), "labels of our metrics"),
     Seam(f"{_SCHEDULER}._poll_timeout_aborts", ("self",), "rank 0's clock, broadcast with the requests"),
     Seam(f"{_SCHEDULER}.process_input_requests", ("self", "recv_reqs"), "rank 0's clock, received"),
     Seam(f"{_SCHEDULER}.run_batch", ("self", "batch"), "how long prefills take"),

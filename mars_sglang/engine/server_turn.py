@@ -33,6 +33,14 @@ class ServerTurn:
     failure: BaseException | None = None
     held: bool = False
     """Whether it waits for an admission ticket, or did."""
+    continuation: bool = False
+    """Whether an earlier turn of its program has ended."""
+    gate_wait_s: float = 0.0
+    """How long it waited for admission, in seconds of our clock."""
+    gate_reason: str | None = None
+    """Why it went on from there: the decision's reason, or that of :class:`mars_sglang.stream.events.TurnPassed`."""
+    info: bool = False
+    """Its client asked what became of it."""
     deadline_s: float | None = None
     """Real seconds that its client lets it wait."""
 

@@ -20,7 +20,7 @@ from mars_sglang.config import ADMISSION_OFF, MarsConfig, instance
 from mars_sglang.core.placement import Placement
 from mars_sglang.core.prefill_price import PrefillPrice
 from mars_sglang.core.program import Answer, Program, ProgramTable
-from mars_sglang.engine import wire
+from mars_sglang.engine import turn_info, wire
 from mars_sglang.engine.admission_gate import AWAY_S, AdmissionGate
 from mars_sglang.engine.metrics import ServerMetrics
 from mars_sglang.engine.recognition import Recognition
@@ -105,7 +105,7 @@ class ServerTurns:
         self._settings: GateSettings | None = None
         self._anonymous: dict[str, tuple[int, float]] = {}
         """Prompt tokens and arrival of the turns that are nobody's to the gate, by turn id."""
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, ServerTurn] = {}
         self._recognition = Recognition(config)
         # One thread: the loop goes on while a long answer is parsed.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="mars-tool-names")
@@ -204,6 +204,9 @@ class ServerTurns:
         self.gate.hear(ticket)
         match ticket.decision:
             case "admitted" | "resumed":
+                known = self.programs.get(ticket.program)
+                for turn_id in known.held if known is not None else ():
+                    self._under_way[turn_id].gate_reason = ticket.reason or None
                 self.metrics.admitted(ticket.waited_s, resumed=ticket.decision == "resumed")
             case "paused":
                 self.metrics.paused()
@@ -216,6 +219,7 @@ class ServerTurns:
         known = self.programs.get(program)
         if known is not None and turn_id in known.held:
             self._begin(known, turn_id, known.held[turn_id][0], now_s)
+            self._under_way[turn_id].gate_reason = reason
         if self.stream is not None:
             self.stream.passed(program, turn_id, reason, now_s)
         self.metrics.let_go(reason)
@@ -270,18 +274,19 @@ class ServerTurns:
             # SGLang says the same, but only once the turn is past the gate, where two would be taken for one.
             raise ValueError(f"Duplicate request ID detected: {turn_id}")
         identity = self._recognition.identify(obj, turn_id, body, headers)
-        turn = ServerTurn(turn_id, identity, now_s, prompt_tokens(obj), body)
+        turn = ServerTurn(turn_id, identity, now_s, prompt_tokens(obj), body, info=turn_info.asked(body, headers))
         if self._host.incremental and obj.stream:
             turn.text = []
         if identity.program is not None:
             known = self.programs.touch(identity.program, now_s)
             known.recognised_by, known.parent = identity.recognised_by, identity.parent
             known.tenant, known.ending = identity.tenant, None
+            turn.continuation = known.turns > 0
         if self._host.priorities and obj.priority is None:
             obj.priority = identity.priority
         turn.held = self.gate is not None and self.gate.holds(turn.gated())
         turn.deadline_s = deadline
-        self._under_way.add(turn_id)
+        self._under_way[turn_id] = turn
         if self.stream is not None:
             output = identity.expected_output_tokens or max_output_tokens(obj)
             number = self.programs.get(identity.program).turns if identity.program is not None else 0
@@ -304,6 +309,7 @@ class ServerTurns:
             except AdmissionRefused as refused:
                 self.metrics.refused(refused.status_code)
                 raise
+            turn.gate_wait_s = clock.now() - turn.arrived_s
         if known is not None:
             self._begin(known, turn.turn_id, turn.prompt_tokens, clock.now())
         if turn.gated() is None:
@@ -315,7 +321,7 @@ class ServerTurns:
         if program is not None:
             program_arrived_s = self.programs.touch(program, turn.arrived_s).arrived_s
         paused = (*(self.gate.paused() if self.gate is not None else ()), *self._place(obj, turn))
-        marked = wire.WireTurn(program, turn.arrived_s, program_arrived_s, paused, turn.identity.last)
+        marked = wire.WireTurn(program, turn.arrived_s, program_arrived_s, paused, turn.identity.last, turn.info)
         obj.sampling_params = wire.put_all(obj.sampling_params, marked)
 
     def _place(self, obj: GenerateReqInput, turn: ServerTurn) -> Iterable[str]:
@@ -337,6 +343,8 @@ class ServerTurns:
         The answer is taken apart before the client has all of it: its next turn may come at once.
         """
         turn.hear(response)
+        if turn.info:
+            turn_info.add(turn, response)
         if self.placement is not None:
             self.placement.answering(turn.turn_id)
         if turn.identity.program is None or not turn.answered() or not (text := turn.answer()):
@@ -364,7 +372,7 @@ class ServerTurns:
         last = over is not None
         self._recognition.over(turn.turn_id)
         self._anonymous.pop(turn.turn_id, None)
-        self._under_way.discard(turn.turn_id)
+        self._under_way.pop(turn.turn_id, None)
         if self.placement is not None:
             context_tokens = answer.prompt_tokens + answer.output_tokens if answer is not None else 0
             self.placement.end(turn.turn_id, context_tokens, now_s)

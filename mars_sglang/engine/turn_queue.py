@@ -1,9 +1,11 @@
 """The waiting queue's order: SGLang's ``SchedulePolicy`` with our policy inside."""
 
+from math import inf
 from typing import Any
 
 from sglang.srt.managers.schedule_policy import SchedulePolicy, match_kv_cache
 
+from mars_sglang.core.itl_target import LEAST_TOKENS
 from mars_sglang.core.kept import NOTHING_KEPT, arrange
 from mars_sglang.core.views import TurnView
 from mars_sglang.engine.turns import TurnBook
@@ -32,9 +34,17 @@ def waiting_view(req: Any) -> TurnView:
     )
 
 
-def quantum_tokens(req: Any, book: TurnBook) -> int | None:
-    """Prefill tokens of this request in one step, at most; None for as many as there are."""
-    return book.policy.quantum_tokens(waiting_view(req), book.now_s) if book.policy.cuts_prefills else None
+def most_tokens(req: Any, book: TurnBook, left_s: float) -> int | None:
+    """Prefill tokens of this request in one step, at most; None for as many as there are.
+
+    Args:
+        left_s: seconds of prefill that decoding turns leave; infinite where none is to be kept from its tokens.
+    """
+    quantum = book.policy.quantum_tokens(waiting_view(req), book.now_s) if book.policy.cuts_prefills else None
+    if left_s == inf:
+        return quantum
+    in_time = max(LEAST_TOKENS, book.prefill.tokens_in(left_s, req.prefix_len))
+    return in_time if quantum is None else min(quantum, in_time)
 
 
 class MarsSchedulePolicy(SchedulePolicy):
@@ -95,8 +105,8 @@ class MarsSchedulePolicy(SchedulePolicy):
         than there is memory for."""
         limit = super().shortest_prefill_chunk_limit(chunked_req, waiting_queue, budget, page_size)
         room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
-        quantum = quantum_tokens(chunked_req, self.book) or budget
-        most = min(quantum, room) // page_size * page_size
+        most = most_tokens(chunked_req, self.book, self.book.prefill_left_s)
+        most = min(budget if most is None else most, room) // page_size * page_size
         if most >= budget:
             return limit
         # Room for less than a page is SGLang's to report: it ends the process.

@@ -1,10 +1,11 @@
 """What the engine's parts share about turns and programs: one object per scheduler process."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mars_sglang.core.itl_target import ItlTarget
 from mars_sglang.core.kept import NOTHING_KEPT, KeptContexts
 from mars_sglang.core.policy import TurnPolicy
 from mars_sglang.core.prefill_price import PrefillPrice
@@ -19,6 +20,7 @@ from mars_sglang.core.views import (
     TurnView,
 )
 from mars_sglang.engine.decision_log import DecisionLog
+from mars_sglang.engine.resumption import Resumption
 from mars_sglang.engine.wire import WireTurn
 from mars_sglang.stream.events import ExecutorLoad, PausePredicted, ProgramEnded
 
@@ -28,6 +30,14 @@ MAX_ENGINE_PROGRAMS = 20_000
 #: Hosts of tools that it remembers.
 MAX_EXECUTORS = 256
 
+KEPT, MEMORY, ORDER = "kept", "memory", "order"
+WAITED_FOR = (KEPT, MEMORY, ORDER)
+"""Why a turn waits in the queue: for contexts that are kept from it; for room, which is KV or a place among the running
+turns; for turns ahead of it."""
+
+#: Batches that are launched and without a result at most: two with overlapped scheduling, one per stage of a pipeline.
+MAX_LAUNCHED = 64
+
 
 @dataclass(frozen=True, slots=True)
 class ClockTick:
@@ -36,6 +46,8 @@ class ClockTick:
     now_s: float
     prefill: PrefillPrice
     """What its prefills took lately."""
+    decode_s: float = 0.0
+    """What its decode steps took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,29 @@ class ReqTurn:
     """When it was retracted last, until it is scheduled again; None if it is not waiting for that."""
     answering: bool = False
     """Whether its first token is out."""
+    info: bool = False
+    """Its client asked what became of it."""
+    looks: int = 0
+    """:attr:`TurnBook.looks` when it reached the scheduler."""
+    batches: int = 0
+    """:attr:`TurnBook.batches` likewise."""
+    held_for_kept: bool = False
+    """Whether it would have fit at least once, but for kept contexts."""
+    short_of_memory: bool = False
+    """Whether it did not fit at least once."""
+    passed_over: bool = False
+    """Whether one behind it went ahead at least once, because it did not fit."""
+    waited_for: str | None = None
+    """Why its prefill did not start at once: one of :data:`WAITED_FOR`, or None if it did."""
+    resumption: Resumption | None = None
+    """What it found of its program's context; None for a first turn, and before it started."""
     view: TurnView | None = None
     """As the policy sees it while it waits, until something changes."""
+
+    @property
+    def starts(self) -> bool:
+        """Whether its prefill is still to start, or to start again after a retraction."""
+        return self.prefill_s is None or self.retracted_s is not None
 
 
 class TurnBook:
@@ -86,6 +119,10 @@ class TurnBook:
         self.programs = ProgramTable(MAX_ENGINE_PROGRAMS)
         self.paused: frozenset[str] = frozenset()
         self.counters: Counter[str] = Counter()
+        self.looks = 0
+        """How often waiting turns were looked at for a prefill."""
+        self.batches = 0
+        """How many batches with a prefill that made."""
         self.waiting_queue: list[Any] = []
         """The host's waiting queue as of the last pass."""
         self.running: list[Any] = []
@@ -100,6 +137,14 @@ class TurnBook:
         """When the engine last had something to run."""
         self.prefill = PrefillPrice()
         """What a prefill costs, the same on every rank."""
+        self.decode_s = 0.0
+        """What a decode step takes, likewise."""
+        self.itl: ItlTarget | None = None
+        """How long running turns may wait for their next token; None: as long as there is to prefill."""
+        self.prefill_left_s = float("inf")
+        """Seconds of prefill that this pass may launch."""
+        self.computing: deque[list[Any]] = deque(maxlen=MAX_LAUNCHED)
+        """Host requests of the batches that were launched, until their results are in the cache; none for a decode."""
         self.executors: OrderedDict[str, tuple[float, ExecutorLoad]] = OrderedDict()
         """Latest report of each host of tools, with the time at which it was heard."""
         self.predictions: OrderedDict[str, PausePredicted] = OrderedDict()
@@ -134,6 +179,7 @@ class TurnBook:
             pause_s,
             last=turn.last,
             queued_s=self.now_s,
+            info=turn.info,
         )
 
     def queued(self, turn_id: str, turn: ReqTurn, context_tokens: int) -> None:
@@ -141,6 +187,7 @@ class TurnBook:
         if turn.retractions:
             turn.retracted_s = self.now_s
         else:
+            turn.looks, turn.batches = self.looks, self.batches
             self.policy.observe(TurnArrived(turn_id, turn.program, context_tokens, turn.pause_s), self.now_s)
 
     def started(self, turn_id: str, turn: ReqTurn) -> None:
@@ -148,13 +195,25 @@ class TurnBook:
         turn.view = None
         if turn.program is not None:
             self.kept.drop(turn.program)
-        if turn.prefill_s is not None and turn.retracted_s is None:
+        if not turn.starts:
             return
         since_s = turn.queued_s if turn.retracted_s is None else turn.retracted_s
-        turn.prefill_s = self.now_s if turn.prefill_s is None else turn.prefill_s
+        if turn.prefill_s is None:
+            turn.prefill_s, turn.waited_for = self.now_s, self._waited_for(turn)
         turn.retracted_s = None
         waited_s = max(0.0, self.now_s - since_s)
         self.policy.observe(TurnStarted(turn_id, turn.program, waited_s, turn.retractions), self.now_s)
+
+    def _waited_for(self, turn: ReqTurn) -> str | None:
+        """Of a turn whose prefill is in the newest batch."""
+        if turn.held_for_kept:
+            return KEPT
+        if turn.short_of_memory:
+            return MEMORY
+        if self.batches > turn.batches + 1:
+            return ORDER
+        # Looked at again and again, and nobody started: there was no room for anyone.
+        return MEMORY if self.looks > turn.looks + 1 else None
 
     def dropped(self, turn_id: str, turn: ReqTurn) -> None:
         """The turn was given up, as a rule before it ran."""

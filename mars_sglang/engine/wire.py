@@ -22,6 +22,8 @@ class WireTurn(NamedTuple):
     paused: tuple[str, ...] = ()
     last: bool = False
     """The client called it the last turn of its program."""
+    info: bool = False
+    """The client asked what became of it."""
 
 
 def put(sampling_params: Mapping[str, Any] | None, turn: WireTurn) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def put(sampling_params: Mapping[str, Any] | None, turn: WireTurn) -> dict[str, 
         fields |= {"program": turn.program, "program_arrived": turn.program_arrived_s}
         if turn.last:
             fields["last"] = True
+    if turn.info:
+        fields["info"] = True
     custom[TURN_KEY] = fields
     custom.pop(PAUSED_KEY, None)
     if turn.paused:
@@ -64,4 +68,5 @@ def take(custom_params: Mapping[str, Any] | None, now_s: float) -> WireTurn:
         program_arrived_s=fields.get("program_arrived", arrived_s),
         paused=tuple((custom_params or {}).get(PAUSED_KEY) or ()),
         last=fields.get("last") is True,
+        info=fields.get("info") is True,
     )

@@ -48,3 +48,12 @@ def test_both_terms_stay_above_nought_whatever_steps_take(steps):
     for extend, prefix, seconds in steps:
         price = price.learned([(extend, prefix)], seconds)
         assert price.token_s > 0 and price.pair_s > 0
+
+
+@given(st.floats(1e-6, 1e-3), st.floats(1e-12, 1e-7), st.floats(0.0, 100.0), st.integers(0, 1_000_000))
+def test_tokens_that_fit_a_time_take_no_longer_and_one_more_would(token_s, pair_s, seconds, prefix):
+    price = PrefillPrice(token_s, pair_s)
+    tokens = price.tokens_in(seconds, prefix)
+    # Rounding of floats aside.
+    assert price.seconds(tokens, prefix) <= seconds * (1 + 1e-9) + 1e-12
+    assert price.seconds(tokens + 1, prefix) >= seconds * (1 - 1e-9)

@@ -8,7 +8,7 @@ import pytest
 sglang = pytest.importorskip("sglang")
 
 from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req  # noqa: E402
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams  # noqa: E402
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, InsertResult, MatchPrefixParams  # noqa: E402
 from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
 
 from mars_sglang.core.policy import turn_policy  # noqa: E402
@@ -32,10 +32,8 @@ class CachedPrograms:
         self.book.now_s = at_s
         page = self.cache.page_size
         whole = len(tokens) // page * page
-        slots = self.cache.token_to_kv_pool_allocator.alloc(whole)
-        assert slots is not None, "the test's pool is too small for its contexts"
         matched = self.matched(tokens)
-        result = self.cache.insert(InsertParams(key=RadixKey(array("q", tokens[:whole])), value=slots))
+        result = self.insert(tokens[:whole])
         assert result.prefix_len == matched
         if program is None:
             return
@@ -44,6 +42,11 @@ class CachedPrograms:
         req.finished_reason = FINISH_LENGTH(length=1)
         req.last_node, req.kv.cache_protected_len = result.last_device_node, whole
         self.cache.on_release(req, checkpointed=True)
+
+    def insert(self, tokens: list[int]) -> InsertResult:
+        slots = self.cache.token_to_kv_pool_allocator.alloc(len(tokens))
+        assert slots is not None, "the test's pool is too small for its contexts"
+        return self.cache.insert(InsertParams(key=RadixKey(array("q", tokens)), value=slots))
 
     def asks(
         self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None, last: bool = False

@@ -122,11 +122,27 @@ def test_our_policies_say_whether_a_turn_that_does_not_fit_may_be_passed(passabl
 def test_a_quantum_caps_a_turn_and_leaves_the_step_to_the_next():
     tree = cache()
     pass_ = SkippingAdder(tree, [], 100, True, tree.evict, policy=Patient(quantum=30), now_s=0.0)
-    first, second = request(tree, "a", prompt=80), request(tree, "b", prompt=20)
+    first, second, third = request(tree, "a", prompt=80), request(tree, "b", prompt=20), request(tree, "c", prompt=80)
     assert offer(pass_, tree, first) is Verdict.CONTINUE
     assert (first.scheduled_upto, pass_.new_chunked, pass_.chunk_left) == (30, first, 70)
+    # One turn at a time is in the middle of its prefill.
+    assert offer(pass_, tree, third) is Verdict.CONTINUE and pass_.added == [first]
     assert offer(pass_, tree, second, has_chunked=True) is Verdict.CONTINUE
     assert second.scheduled_upto == 20
+
+
+def test_of_turns_that_begin_with_the_same_uncached_prefix_one_goes_first():
+    tree = cache(capacity=5000)
+    pass_ = SkippingAdder(tree, [], 2000, True, tree.evict, policy=Patient(), now_s=0.0)
+    first, second = (request(tree, name, prompt=400, content=text("shared", 410)) for name in "ab")
+    other = request(tree, "c", prompt=400)
+    for turn in (first, second, other):
+        assert offer(pass_, tree, turn) is Verdict.CONTINUE
+    assert pass_.added == [first, other] and not pass_.short_of_memory
+    put(tree, text("shared", 390))
+    after = SkippingAdder(tree, [], 2000, True, tree.evict, policy=Patient(), now_s=0.0)
+    assert offer(after, tree, second) is Verdict.CONTINUE and after.added == [second]
+    assert (second.prefix, second.scheduled_upto) == (390, 400)
 
 
 def test_a_turn_leaves_kept_contexts_alone_and_those_behind_it_are_tried_even_if_it_may_not_be_passed():
