@@ -18,8 +18,11 @@ from mars_sglang.engine.turn_queue import REMATCHED_PER_PASS, MarsSchedulePolicy
 from mars_sglang.engine.turns import TurnBook
 from mars_sglang.engine.wire import WireTurn
 
-SIZES = (1, 8, 32, 128, 512, 2048)
+SIZES = (1, 8, 32, 128, 512, 1024, 2048)
 POLICY = "mars"
+
+#: Programs inside a tool whose contexts are kept, and what each has of its own.
+KNOWN, _KNOWN_TOKENS = 10_000, 64
 
 #: Prompts of an agent at work, and what the last tool call added to one.
 _PROMPT_TOKENS, _ADDED_TOKENS = (8_192, 32_768), (256, 2_048)
@@ -32,11 +35,16 @@ def pass_curve(sizes: Sequence[int], effort: Effort, seed: int) -> Curve:
     """Time of one pass against the waiting turns, ours and SGLang's orders on the same queue."""
     curve = Curve("passes", "One scheduling pass", "waiting turns", base="fcfs")
     prompts, kept = _prompts(max(sizes), seed)
-    capacity = sum(kept) + max(kept) + 1
+    capacity = sum(kept) + max(kept) + KNOWN * _KNOWN_TOKENS + 1
     ours, native = InProcessCache(capacity, POLICY), InProcessCache(capacity, None)
     for index, (prompt, count) in enumerate(zip(prompts, kept, strict=True)):
         for cache in (ours, native) if count else ():
             cache.end_turn(f"p{index}", prompt[:count], _NOW_S - 60.0, _NOW_S - 600.0 + index * 0.1)
+    for index in range(KNOWN):
+        name = f"known{index}"
+        ours.end_turn(name, tokens(len(prompts) + index, _KNOWN_TOKENS), _NOW_S - 5.0, _NOW_S - 500.0 + index * 0.01)
+        ours.cache.keep(name)
+    ours.book.busy_s = _NOW_S
     left_out: set[str] = set()
     for size in sorted(sizes):
         ours.book.now_s = _NOW_S
@@ -62,7 +70,8 @@ def pass_curve(sizes: Sequence[int], effort: Effort, seed: int) -> Curve:
         f"but the last {_ADDED_TOKENS[0]} to {_ADDED_TOKENS[1]} tokens, the rest have nothing cached. SGLang's lpm and "
         f"hrrn fall back to fcfs above 128 waiting turns. fcfs sorts nothing; in one pass of {_NATIVE_CYCLE} it "
         f"touches the prefixes of 128 turns. *{POLICY}* looks up the prefixes of {REMATCHED_PER_PASS} turns in every "
-        "pass, and of new turns in the first that sees them."
+        f"pass, and of new turns in the first that sees them; beside the waiting turns it knows {KNOWN:,} programs "
+        "inside a tool whose contexts it keeps."
     )
     return curve
 
@@ -96,7 +105,7 @@ def _all_new(book: TurnBook, cache: InProcessCache, waiting: list[Any]) -> Conte
 
     def forget() -> None:
         for req in waiting:
-            req.mars.matched = False
+            req.mars.matched, req.mars.view = False, None
 
     return Contender(lambda: policy.calc_priority(waiting), forget)
 

@@ -65,10 +65,8 @@ class MarsSchedulePolicy(SchedulePolicy):
         if not waiting_queue:
             return
         # The front is where a stale look-up would matter: what was evicted or added since.
-        for place, req in enumerate(waiting_queue):
-            if place < REMATCHED_PER_PASS or not req.mars.matched:
-                match_kv_cache(req, self.tree_cache)
-                req.mars.matched, req.mars.view = True, None
+        for req in waiting_queue[:REMATCHED_PER_PASS]:
+            self._match(req)
         views = [req.mars.view or self._look(req) for req in waiting_queue]
         order = book.policy.order_turns(views, book.now_s)
         if book.policy.keeps_kv:
@@ -78,7 +76,16 @@ class MarsSchedulePolicy(SchedulePolicy):
             book.log.write("order", book.now_s, [req.rid for req in waiting_queue])
         book.counters["passes"] += 1
 
+    def _match(self, req: Any) -> None:
+        before = req.num_matched_prefix_tokens if req.mars.matched else None
+        match_kv_cache(req, self.tree_cache)
+        req.mars.matched = True
+        if req.num_matched_prefix_tokens != before:
+            req.mars.view = None
+
     def _look(self, req: Any) -> TurnView:
+        if not req.mars.matched:
+            self._match(req)
         req.mars.view = waiting_view(req)
         return req.mars.view
 

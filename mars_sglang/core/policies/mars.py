@@ -187,7 +187,12 @@ class MarsTurnPolicy(BaseTurnPolicy):
         return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + AGEING * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
-        ranked = [(self.rank(turn, now_s), turn.arrived_s, turn.turn_id, i) for i, turn in enumerate(turns)]
+        ranks, unknown = self._ranks, (None, None)
+        ranked = []
+        for i, turn in enumerate(turns):
+            # In place, for this is the loop over all that wait in every pass.
+            known, rank = ranks.get(turn.turn_id, unknown)
+            ranked.append((rank if known is turn else self.rank(turn, now_s), turn.arrived_s, turn.turn_id, i))
         ranked.sort()
         return [i for *_, i in ranked]
 
