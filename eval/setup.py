@@ -52,7 +52,11 @@ class Setup:
 
     def server_args(self) -> list[str]:
         """What a server has to be started with."""
-        args = ["--scheduler-policy", self.turn, "--mars-admission", self.admission]
+        turn, _, objective = self.turn.partition(":")
+        args = ["--scheduler-policy", turn, "--mars-admission", self.admission]
+        if objective:
+            # It becomes that of the admission policy, too, where there is a choice.
+            args += ["--mars-objective", objective]
         if self.native:
             # Recognition and the stream are ours; SGLang is measured as it is.
             args += ["--mars-control", "off", "--mars-recognise", "off"] if self.admission == ADMISSION_OFF else []

@@ -16,7 +16,7 @@ from mars_sglang.tenants import TenantsError, load_tenants
 
 ADMISSION_OFF = "off"
 
-#: Objectives of the admission policy that has them, ``mars``.
+#: Objectives of the policies that have them: ``mars`` turns and ``mars`` admission.
 OBJECTIVES = ("mean", "tail", "balanced")
 
 #: A waiting turn costs a few kilobytes and an open connection.
@@ -72,10 +72,17 @@ class MarsConfig:
     """Turns that may wait for admission at a time; one more is refused."""
     max_admission_wait_s: float | None = None
     """Real seconds that a turn may wait for admission; None: as long as its client does."""
+    objective: str | None = None
+    """What the turn policy makes short, of :data:`OBJECTIVES`; None: its default."""
     itl_target_s: float | None = None
     """Seconds between two tokens of a running turn that prefills leave to it; None: as many as they take."""
     tenant_weights: dict[str, float] = field(default_factory=dict)
     """Shares of tenants in what admission gives out; 1 for one that is not named."""
+
+    @property
+    def turn_name(self) -> str | None:
+        """The turn policy with its objective, as the registry knows it."""
+        return f"{self.turn_policy}:{self.objective}" if self.objective else self.turn_policy
 
     def to_env(self) -> None:
         """Hand this configuration to processes started from now on."""
@@ -160,7 +167,7 @@ OPTIONS = (
 )
 
 #: Of those, what only an admission policy uses.
-_OF_ADMISSION = ("mars_objective", "mars_max_waiting", "mars_max_admission_wait", "mars_tenants")
+_OF_ADMISSION = ("mars_max_waiting", "mars_max_admission_wait", "mars_tenants")
 
 CONTROL_AUTO = "auto"
 
@@ -183,6 +190,8 @@ def with_options(
     config = config or MarsConfig(turn_policy=None, admission=ADMISSION_OFF)
     if config.admission == ADMISSION_OFF and (idle := [name for name in _OF_ADMISSION if name in given]):
         raise ConfigError(f"--{idle[0].replace('_', '-')} needs an admission policy; give --mars-admission too")
+    objective = given.get("mars_objective")
+    _check_objective(config, objective)
     if config.turn_policy is None and "mars_itl_target_ms" in given:
         raise ConfigError("--mars-itl-target-ms needs a turn policy of ours; give --scheduler-policy mars too")
     itl_target_ms = _number(given, "mars_itl_target_ms", None, unit="milliseconds")
@@ -197,7 +206,8 @@ def with_options(
         )
     return replace(
         config,
-        admission=_with_objective(config.admission, given.get("mars_objective")),
+        admission=f"mars:{objective}" if objective and config.admission == "mars" else config.admission,
+        objective=objective if config.turn_policy == "mars" else None,
         max_waiting=int(_number(given, "mars_max_waiting", DEFAULT_MAX_WAITING, whole=True)),
         max_admission_wait_s=_number(given, "mars_max_admission_wait", None),
         itl_target_s=None if itl_target_ms is None else itl_target_ms / 1000,
@@ -237,14 +247,19 @@ def _stream(given: Mapping[str, str], auto_address: Callable[[], str]) -> Stream
     return StreamConfig(address, spawn=spawn, record=recorded, keys=keys, sidecar=sidecar)
 
 
-def _with_objective(admission: str, objective: str | None) -> str:
+def _check_objective(config: MarsConfig, objective: str | None) -> None:
     if objective is None:
-        return admission
+        return
     if objective not in OBJECTIVES:
         raise ConfigError(f"--mars-objective is {objective!r}; accepted: {', '.join(OBJECTIVES)}")
-    if admission != "mars":
-        raise ConfigError(f"--mars-objective is for --mars-admission mars, and {admission} was asked for")
-    return f"{admission}:{objective}"
+    name, _, own = config.admission.partition(":")
+    if name == "mars" and own not in ("", objective):
+        raise ConfigError(f"--mars-objective {objective} and --mars-admission {config.admission} contradict each other")
+    if "mars" not in (config.turn_policy, name):
+        raise ConfigError(
+            "--mars-objective is for --scheduler-policy mars and --mars-admission mars, and neither was asked for "
+            f"(admission: {config.admission})"
+        )
 
 
 def _number(
@@ -290,6 +305,7 @@ _TURN_POLICY_NEEDS = (
     ("enable_flexkv", (False, None), "FlexKV brings its own tree cache"),
     ("enable_pdmux", (False, None), "PD multiplexing has its own prefill path"),
     ("dllm_algorithm", (None,), "diffusion models have their own prefill path"),
+    ("enable_streaming_session", (False, None), "a session holds its KV, which no policy may take"),
 )
 _ONE_TOKENIZER = ("tokenizer_worker_num", (1, None), "all requests have to come through one tokenizer process")
 _ADMISSION_NEEDS = (

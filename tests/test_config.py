@@ -62,6 +62,7 @@ def test_what_is_refused(scheduler_policy, schedule_policy, admission, message):
         ({"disaggregation_mode": "prefill"}, "--disaggregation-mode=prefill.*; accepted: null"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode=decode.*; accepted: null"),
         ({"disable_radix_cache": True}, "--disable-radix-cache=True"),
+        ({"enable_streaming_session": True}, "--enable-streaming-session=True: a session holds its KV"),
         ({"tokenizer_worker_num": 4}, "--mars-admission mars does not support --tokenizer-worker-num=4"),
     ],
 )
@@ -226,9 +227,17 @@ def test_without_them_a_turn_waits_for_as_long_as_its_client_does(auto):
 
 
 @pytest.mark.parametrize("objective", ["mean", "tail", "balanced"])
-def test_an_objective_is_a_parameter_of_the_policy_mars(auto, objective):
-    config = with_options(MarsConfig("mars", "mars"), options(objective=objective), auto)
-    assert config.admission == f"mars:{objective}"
+def test_an_objective_is_a_parameter_of_mars_turns_and_of_mars_admission(auto, objective):
+    given = options(objective=objective)
+    both = with_options(MarsConfig("mars", "mars"), given, auto)
+    assert (both.turn_name, both.turn_policy, both.admission) == (f"mars:{objective}", "mars", f"mars:{objective}")
+    one = with_options(MarsConfig("mars", "window:8"), given, auto)
+    assert (one.turn_name, one.admission) == (f"mars:{objective}", "window:8")
+    other = with_options(MarsConfig(None, "mars"), given, auto)
+    assert (other.turn_name, other.admission) == (None, f"mars:{objective}")
+    assert with_options(MarsConfig("mars", "mars"), {}, auto).turn_name == "mars"
+    with pytest.raises(ConfigError, match=r"neither was asked for \(admission: window:8\)"):
+        with_options(MarsConfig("autellix", "window:8"), given, auto)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +255,9 @@ def test_an_objective_is_a_parameter_of_the_policy_mars(auto, objective):
         ("mars", {"max_admission_wait": "nan"}, "--mars-max-admission-wait is 'nan'"),
         ("mars", {"max_admission_wait": "inf"}, "--mars-max-admission-wait is 'inf'"),
         ("mars", {"objective": "fast"}, "--mars-objective is 'fast'; accepted: mean, tail, balanced"),
-        ("window:8", {"objective": "mean"}, "--mars-objective is for --mars-admission mars, and window:8 was asked"),
-        ("mars:tail", {"objective": "mean"}, "--mars-objective is for --mars-admission mars, and mars:tail was asked"),
+        ("mars:tail", {"objective": "mean"}, "--mars-objective mean and --mars-admission mars:tail contradict"),
         ("mars", {"tenants": "/nonexistent.toml"}, "--mars-tenants /nonexistent.toml: cannot be read"),
         ("mars", {"control": "off"}, "--mars-admission mars is decided in the control process.*--mars-admission off"),
-        ("off", {"objective": "mean"}, "--mars-objective needs an admission policy; give --mars-admission too"),
         ("off", {"max_waiting": "8"}, "--mars-max-waiting needs an admission policy"),
         ("off", {"max_admission_wait": "8"}, "--mars-max-admission-wait needs an admission policy"),
         ("off", {"tenants": "f"}, "--mars-tenants needs an admission policy"),

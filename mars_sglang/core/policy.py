@@ -207,10 +207,11 @@ def register_admission_policy(factory: Callable[[], AdmissionPolicy]) -> Callabl
 
 
 def turn_policy(name: str) -> TurnPolicy:
-    """A new policy object.
+    """A new policy object; ``mars:tail`` is the policy ``mars`` with the objective ``tail``.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        ValueError: unknown name, with a message that lists the known ones; or a parameter that is not accepted or not
+            expected.
     """
     return _create(_TURN_POLICIES, "turn", name)
 
@@ -226,7 +227,8 @@ def admission_policy(name: str) -> AdmissionPolicy:
 
 
 def turn_policy_names() -> list[str]:
-    return _names(_loaded(_TURN_POLICIES))
+    """Every name that :func:`turn_policy` takes, without parameters."""
+    return sorted(_loaded(_TURN_POLICIES))
 
 
 def admission_policy_names() -> list[str]:

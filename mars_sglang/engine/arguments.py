@@ -75,7 +75,7 @@ def _add_cli_args(original: Callable, parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mars-objective",
         metavar="NAME",
-        help=f"What --mars-admission mars makes short: {', '.join(OBJECTIVES)} (default: balanced).",
+        help=f"What mars turns and mars admission make short: {', '.join(OBJECTIVES)} (default: balanced).",
     )
     group.add_argument(
         "--mars-max-admission-wait",

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from mars_sglang.core.dormancy import DORMANT_MAX_S
 from mars_sglang.core.forecast import Forecast, engine_s
-from mars_sglang.core.policies.mars import AGEING, MAX_PASSED_S, RANK_MAX_S, UNCACHED_WEIGHT
+from mars_sglang.core.policies.mars import MAX_PASSED_S, RANK_MAX_S, UNCACHED_WEIGHT
+from mars_sglang.core.policy import turn_policy
 from mars_sglang.core.program import Program
 from mars_sglang.core.views import ContextState, PoolView, ProgramOver, TurnArrived, TurnDropped, TurnStarted
 from tests.core.policies.engines import attached, context, ended, reclaim_order, running, turn_order, victim_order
@@ -46,7 +47,8 @@ def test_a_first_turn_ranks_by_its_prompt_and_by_what_is_expected_of_a_program_o
     new = Program("a", 50.0)
     new.hold("a1", 1_000, 50.0)
     expected_s = engine_s(new.view(), Forecast().rest(new.view()), PoolView(100_000, 0, prefill_token_s=1e-4))
-    assert policy.rank(waiting_turn("a1", "a", 50.0), 60.0) == (0, pytest.approx(3.0 + expected_s + AGEING * 50.0))
+    rank = 0, pytest.approx(3.0 + expected_s + policy.ageing * 50.0)
+    assert policy.rank(waiting_turn("a1", "a", 50.0), 60.0) == rank
 
 
 def test_of_programs_alike_the_one_with_less_to_compute_is_first_by_the_seconds_that_it_saves():
@@ -64,7 +66,7 @@ def test_a_program_that_came_earlier_makes_up_for_work_at_the_stated_rate():
     for name in ("big", "soon", "late"):
         arrive(policy, name, name)
     big = waiting_turn("big", "big", 0.0, uncached_tokens=30_000, context_tokens=30_000)
-    even_s = UNCACHED_WEIGHT * 3.0 / AGEING
+    even_s = UNCACHED_WEIGHT * 3.0 / policy.ageing
     soon, late = (
         waiting_turn(name, name, even_s + by_s, uncached_tokens=1, context_tokens=30_000)
         for name, by_s in (("soon", -0.1), ("late", 0.1))
@@ -72,10 +74,17 @@ def test_a_program_that_came_earlier_makes_up_for_work_at_the_stated_rate():
     assert turn_order(policy, [late, big, soon], 100.0) == ["soon", "big", "late"]
 
 
+def test_the_objective_says_what_age_is_worth():
+    ageing = [turn_policy(name).ageing for name in ("mars:mean", "mars", "mars:balanced", "mars:tail")]
+    assert ageing == [0.1, 0.3, 0.3, 1.0] and turn_policy("mars:tail").longest_pass_s == 600.0
+    with pytest.raises(ValueError, match="'fast'; accepted: mean, balanced, tail, or none"):
+        turn_policy("mars:fast")
+
+
 def test_work_counts_up_to_a_limit():
     policy = mars()
     endless = waiting_turn("t", None, 7.0, program_arrived_s=7.0)._replace(program="p", uncached_tokens=10**9)
-    assert seconds(policy, endless) == RANK_MAX_S + AGEING * 7.0
+    assert seconds(policy, endless) == RANK_MAX_S + policy.ageing * 7.0
 
 
 def test_requests_without_a_program_take_the_time_of_their_prompt_and_stay_in_their_order():

@@ -26,9 +26,9 @@ from mars_sglang.core.views import (
     TurnView,
 )
 
-#: Seconds of the engine that a second of a program's age is worth. Simulations: .1 to .5 are within 10% in the mean;
-#: more of it makes the tail shorter, and the mean of mixed programs longer.
-AGEING = 0.3
+#: By objective, seconds of the engine that a second of a program's age is worth. Simulations: .1 to .5 are within 10%
+#: in the mean; more of it makes the tail shorter, and the mean of mixed programs longer.
+AGEING = {"mean": 0.1, "balanced": 0.3, "tail": 1.0}
 
 #: Weight of what a turn has to compute first, beside the work to come: going on with what is cached comes before what
 #: has to be computed for it, or programs of about the same rank would evict each other in turn. Simulations: 10 to 100
@@ -52,18 +52,30 @@ class MarsTurnPolicy(BaseTurnPolicy):
 
     - A turn's **rank** is the engine's work on its program yet, in seconds (:func:`.forecast.engine_s`, at most
       :data:`.forecast.INDEX_MAX_S`), plus :data:`UNCACHED_WEIGHT` times the prefill of what of its prompt is not
-      cached, together at most :data:`RANK_MAX_S`, plus :data:`AGEING` times the time at which its program came. It
+      cached, together at most :data:`RANK_MAX_S`, plus :attr:`ageing` times the time at which its program came. It
       changes when its program does something, and not with time, so nobody is passed by a program that came
       :attr:`longest_pass_s` later. Turns without a program keep their arrival order among themselves.
     - The context of a program inside a tool is **kept** from turns that rank behind it (:mod:`mars_sglang.core.kept`),
       until its silence costs more than computing it again (:mod:`mars_sglang.core.dormancy`).
     - Memory is taken from paused programs first, then from dormant ones, then from the end of the order.
+
+    Args:
+        objective: of :data:`AGEING`.
+
+    Raises:
+        ValueError: another objective.
     """
 
     name = "mars"
     keeps_kv = True
+    argument = "OBJECTIVE"
+    optional = True
 
-    def __init__(self):
+    def __init__(self, objective: str = "balanced"):
+        if objective not in AGEING:
+            raise ValueError(f"turn policy 'mars' with OBJECTIVE {objective!r}; accepted: {', '.join(AGEING)}, or none")
+        self.ageing = AGEING[objective]
+        """Seconds of the engine that a second of a program's age is worth."""
         self._programs = ProgramTable(MAX_REMEMBERED)
         self._forecast = Forecast()
         self._dormancy = Dormancy()
@@ -77,10 +89,15 @@ class MarsTurnPolicy(BaseTurnPolicy):
         self._version = self._forecast.version
         self._turns = 0
 
+    @classmethod
+    def from_text(cls, text: str) -> "MarsTurnPolicy":
+        """The policy of ``mars:TEXT``. Raises ValueError."""
+        return cls(text)
+
     @property
     def longest_pass_s(self) -> float:
         """No turn of a program that came so many seconds later goes before a waiting one."""
-        return RANK_MAX_S / AGEING
+        return RANK_MAX_S / self.ageing
 
     def attach(self, engine: EngineFacts) -> None:
         self._engine = engine
@@ -96,7 +113,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
         match event:
             case TurnArrived(program=None):
                 work_s = min(INDEX_MAX_S, self._engine.prefill_s(event.context_tokens, 0))
-                self._last_anonymous = max(self._last_anonymous, work_s + AGEING * now_s)
+                self._last_anonymous = max(self._last_anonymous, work_s + self.ageing * now_s)
                 self._anonymous.touch(event.turn_id)[0] = self._last_anonymous
             case TurnArrived(program=str(program)):
                 self._arrived(program, event, now_s)
@@ -180,11 +197,11 @@ class MarsTurnPolicy(BaseTurnPolicy):
     def _seconds(self, turn: TurnView) -> float:
         if turn.program is None:
             known = self._anonymous.get(turn.turn_id)
-            return AGEING * turn.arrived_s if known is None else known[0]
+            return self.ageing * turn.arrived_s if known is None else known[0]
         program = self._programs.get(turn.program)
         first_s = self._engine.prefill_s(turn.uncached_tokens, max(0, turn.context_tokens - turn.uncached_tokens))
         work_s = 0.0 if program is None else min(INDEX_MAX_S, self._work_s(program))
-        return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + AGEING * turn.program_arrived_s
+        return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + self.ageing * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
         ranks, unknown = self._ranks, (None, None)
@@ -221,7 +238,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
 
     def _context_seconds(self, known: Program | None, context: ContextView) -> float:
         work_s = 0.0 if known is None else min(INDEX_MAX_S, self._work_s(known))
-        return work_s + AGEING * context.program_arrived_s
+        return work_s + self.ageing * context.program_arrived_s
 
     def order_reclaim(self, contexts: Sequence[ContextView], now_s: float) -> list[int]:
         """Paused programs, then dormant ones, the longest silent first; then from the end of the order."""
