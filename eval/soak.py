@@ -33,7 +33,7 @@ CHECKERS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_ENABLE_ST
 _STALLED_S, _DRAIN_S, _GAUGES_S = 60.0, 120.0, 45.0
 
 #: Counters of the engine that the report shows.
-_SHOWN = ("passes", "prefill_passes", "passed_over", "held_back_for_an_aged_turn", "victim_orders", "retractions")
+_SHOWN = ("passes", "prefill_passes", "turns_passed_over", "held_back_for_an_aged_turn", "victim_orders", "retractions")
 _MORE_SHOWN = ("contexts_reclaimed", "tokens_reclaimed", "turns")
 
 _PROBLEMS_IN_LOG = ("Traceback (most recent call last)", "memory leak detected", "Mem Leak Detected")
@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", default=0, type=int, metavar="N", help="(%(default)s)")
     parser.add_argument("--profile", default="l40s-llama-3.1-8b", metavar="NAME")
     parser.add_argument("--speed", default=8.0, type=float, metavar="X")
+    parser.add_argument(
+        "--vary", default={}, type=json.loads, metavar="JSON", help="fields of requests, with values to draw by program"
+    )
     parser.add_argument("--server-args", default="", metavar="ARGS", help="more arguments for it, as one string")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,8 @@ async def _soak(options: argparse.Namespace) -> dict[str, Any]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(server.base_url, connector=connector) as session:
             tools = Channel((await _json(session, "/mars/state?programs=0"))["stream"]["address"])
-            agents = UnrulyAgents(session, Habits(options.agents), options.seed, options.speed, tools)
+            habits = Habits(options.agents, vary=options.vary)
+            agents = UnrulyAgents(session, habits, options.seed, options.speed, tools)
             try:
                 return await _loaded(options, server, session, agents, log)
             finally:

@@ -15,8 +15,8 @@ a tail is evicted, the parent becomes the tail. Locks of running turns work as e
 Both tree cores work: all this needs of them is node ids.
 """
 
-from collections.abc import Container
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Any
 
 from sglang.srt.mem_cache.registry import (
@@ -109,7 +109,8 @@ class MarsRadixCache(UnifiedRadixCache):
             return
         turn.resumption = resumption(
             left_tokens=self._left.get(turn.program, 0),
-            retained_tokens=self._tokens_of.get(turn.program, 0),
+            # Of a cache with state of another kind, KV that is still here may be of no use without that.
+            retained_tokens=0 if self.supports_swa() or self.supports_mamba() else self._tokens_of.get(turn.program, 0),
             shared_tokens=known.shared_tokens,
             prompt_tokens=len(req.origin_input_ids),
             found_tokens=req.cached_tokens,
@@ -150,17 +151,19 @@ class MarsRadixCache(UnifiedRadixCache):
         """Length of the retained context by program; a prefix that two share counts in both."""
         return dict(self._tokens_of)
 
+    def retained_programs(self) -> int:
+        """How many have a retained context."""
+        return len(self._tail_of)
+
     def retained_tokens(self) -> int:
         """KV tokens under retention, each counted once. Walks the paths: for a state page, not a pass."""
         lengths: dict[int, int] = {}
-        for node_id, programs in list(self._programs_at.items()):
+        for node_id in self._programs_at:
             try:
                 (path,) = self.tree_core.collect_path_info([node_id])
             except KeyError:
                 # SGLang removed the leaf by a way that is not ours to see, as it may for
-                # layers with state of another kind. Nothing of it is retained any more.
-                for program in list(programs):
-                    self._release(program)
+                # layers with state of another kind.
                 continue
             lengths |= {node.node_id: node.path_end - node.path_start for node in path}
         return sum(lengths.values())

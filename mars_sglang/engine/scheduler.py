@@ -17,6 +17,7 @@ from mars_sglang.engine.decision_log import open_decision_log
 from mars_sglang.engine.engine_stream import open_engine_stream
 from mars_sglang.engine.output_streamer import MarsOutputStreamer
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
+from mars_sglang.engine.scheduler_metrics import SchedulerMetrics
 from mars_sglang.engine.step_meter import StepMeter
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy
 from mars_sglang.engine.turns import ClockTick, StreamNews, TurnBook
@@ -44,7 +45,7 @@ class MarsScheduler(Scheduler):
             # SGLang chose this class by the policy's name, and knows no order of that name.
             self.schedule_policy = NATIVE_UNDER_MARS
         super().init_schedule_policy()
-        self.mars_book = TurnBook(turn_policy(config.turn_policy))
+        self.mars_book = TurnBook(turn_policy(config.turn_name))
         self.mars_book.now_s = clock.now()
         self.mars_book.itl = None if config.itl_target_s is None else ItlTarget(config.itl_target_s)
         self.mars_book.log = open_decision_log(f"dp{get_parallel().dp_rank or 0}-tp{get_parallel().tp_rank}")
@@ -76,6 +77,9 @@ class MarsScheduler(Scheduler):
         )
         self._mars_stream = None
         self._mars_stream_wanted = config.stream
+        self._mars_metrics = None
+        if self.metrics_collector is not None:
+            self._mars_metrics = SchedulerMetrics(self.metrics_collector.labels, book, self.tree_cache)
         global _scheduler
         _scheduler = self
         logger.info("mars-sglang %s: turn policy %s", __version__, self.mars_book.policy.name)
@@ -93,6 +97,8 @@ class MarsScheduler(Scheduler):
             # Opened here for this runs on the one rank that has a part in the stream.
             wanted, self._mars_stream_wanted = self._mars_stream_wanted, None
             self._mars_stream = open_engine_stream(wanted, self.mars_book, self.tree_cache)
+        if self._mars_metrics is not None:
+            self._mars_metrics.show()
         if self._mars_stream is not None and (news := self._mars_stream.poll(self._mars_steps)):
             local.append(StreamNews(news))
         return local
@@ -120,7 +126,7 @@ class MarsScheduler(Scheduler):
         if not hasattr(req, "mars"):
             # Embedding requests and others that SGLang makes without the factory above.
             req.mars = self.mars_book.receive(wire.take(None, self.mars_book.now_s))
-        req.mars.matched = False
+        req.mars.matched, req.mars.view = False, None
         # A pause that retracts puts turns back without saying so.
         was_retracted = is_retracted or (req.mars.prefill_s is not None and req.mars.retracted_s is None)
         if was_retracted:

@@ -26,6 +26,8 @@ class StepMeter:
         self._now = now
         self._launched: deque[float] = deque(maxlen=MAX_LAUNCHED)
         self._ended_s = float("-inf")
+        self._going_on: Any = None
+        """The request in the middle of its prefill after the last prefill step."""
         self.price = PrefillPrice()
         self.decode_s = 0.0
         """Of a decode step, lately; 0 until there was one."""
@@ -47,7 +49,9 @@ class StepMeter:
             self.decode_s += NEWEST_WEIGHT * (took_s - self.decode_s) if self.decode_s else took_s
         if batch.forward_mode.is_extend():
             rows = list(zip(batch.extend_lens, batch.prefix_lens, strict=True))
-            loaded = sum(req.materialized_host_hit_len() for req in batch.reqs)
+            # A turn whose prefill goes on was loaded for before.
+            loaded = sum(req.materialized_host_hit_len() for req in batch.reqs if req is not self._going_on)
+            self._going_on = batch.chunked_req
             if loaded >= LEAST_TOKENS:
                 self._learn_load(rows, loaded, now_s - began_s)
             elif not loaded and sum(extend for extend, _ in rows) >= LEAST_TOKENS:

@@ -14,7 +14,7 @@ from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.runtime_context import get_parallel
 
 from mars_sglang.config import ADMISSION_OFF, MarsConfig
-from mars_sglang.engine import turn_info
+from mars_sglang.engine import wire
 from mars_sglang.engine.refusals import answer_refusals, refusable
 from mars_sglang.engine.seams import SeamError
 from mars_sglang.engine.server_turns import HostSettings, ServerTurns
@@ -84,11 +84,11 @@ class MarsTokenizerManager(TokenizerManager):
 
     def update_request_meta_info(self, meta_info, state, customized_info, index, finish_reason):
         # SGLang takes every value for a list with an item per token.
-        told = customized_info.get(turn_info.KEY)
+        told = customized_info.get(wire.TURN_KEY)
         if told is not None:
-            customized_info = {key: values for key, values in customized_info.items() if key != turn_info.KEY}
+            customized_info = {key: values for key, values in customized_info.items() if key != wire.TURN_KEY}
             if told[index]:
-                meta_info[turn_info.KEY] = told[index]
+                meta_info[wire.TURN_KEY] = told[index]
         super().update_request_meta_info(meta_info, state, customized_info, index, finish_reason)
 
     def abort_request(self, rid: str = "", abort_all: bool = False):

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("sglang")
 
 from mars_sglang.engine.metrics import _EXECUTOR, _WINDOW, DECISIONS, MAX_LABELLED, OTHERS, REASONS, STATUSES
+from mars_sglang.engine.scheduler_metrics import _COUNTED, _GAUGES
 from mars_sglang.stream.events import AdmissionWindow
 
 DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -174,6 +175,7 @@ metrics.executors([executor("a")])
     names = {name if isinstance(name, str) else name[0] for name in found}
     for histogram in ("mars:admission_wait_seconds", "mars:ticket_answer_seconds"):
         names = {name for name in names if not name.startswith(histogram)} | {histogram}
+    names |= {name for name, _ in (_COUNTED | _GAUGES).values()} | {"mars:resumed_turns_total"}
     table, rest = DOCS.split("## What to alert on")
     rows = re.findall(r"^\| `(mars:\w+)", table, re.MULTILINE)
     assert len(rows) == len(set(rows)) and set(rows) == names

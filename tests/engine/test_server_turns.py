@@ -226,6 +226,31 @@ def test_a_second_program_waits_until_the_first_is_over_and_a_continuation_does_
 
 
 @pytest.mark.usefixtures("control")
+def test_a_turn_knows_how_long_it_waited_at_the_gate_and_why_it_went_on(place):
+    async def scenario(turns):
+        first = await begun(turns, "a")
+        assert (first.continuation, first.gate_reason) == (False, "nobody else inside") and first.gate_wait_s > 0
+        await answered(turns, first)
+        second = await begun(turns, "a")
+        assert (second.continuation, second.gate_reason, second.gate_wait_s) == (True, None, 0.0)
+        await answered(turns, second)
+
+    asking(place, scenario, "mars")
+
+
+@pytest.mark.usefixtures("control")
+def test_one_that_was_let_go_knows_that(place):
+    async def scenario(turns):
+        await begun(turns, "a")
+        async with held(turns, "b") as waiting:
+            turns.gate.close()
+            let_go = await waiting
+        assert let_go.gate_reason == "away" and let_go.gate_wait_s > 0
+
+    asking(place, scenario)
+
+
+@pytest.mark.usefixtures("control")
 @pytest.mark.parametrize("how", ["aborted", "cancelled"])
 def test_what_goes_away_at_the_gate_or_fails_behind_it_holds_nobody_back(place, how):
     async def scenario(turns):

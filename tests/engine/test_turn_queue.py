@@ -43,3 +43,21 @@ def test_an_idle_engine_lifts_what_it_could_have_computed_again(tree_core):
     assert p.book.arranged.withheld_from(big.rid) == 2_000
     arranged_queue(p, [big], 100.0 + 1.1 * again_s)
     assert p.book.arranged.withheld_from(big.rid) == 0
+
+
+def test_a_context_is_kept_with_the_outer_priority_of_its_last_turn(tree_core):
+    p = make_cached_programs(tree_core, 1, CAPACITY)
+    for name, priority in (("urgent", -1), ("plain", 0)):
+        req = p.asks(name, prompt(0, 50), 0.0)
+        req.mars.priority = priority
+        req.output_ids.append(7)
+        p.book.turn_ended(req)
+    views = {}
+    for i, name in enumerate(("urgent", "plain")):
+        p.cache._tail_of[name], p.cache._tokens_of[name] = i, 1_000
+        views[name] = p.cache._context_view(name, ())
+    assert [view.priority for view in views.values()] == [-1, 0]
+    kept = {name: p.book.policy.keep(view, 0.0) for name, view in views.items()}
+    # However much work it leaves.
+    assert kept["urgent"].rank[0] == -1 and kept["urgent"].rank < kept["plain"].rank
+    assert p.book.policy.order_reclaim(list(views.values()), 0.0)[0] == 1

@@ -16,6 +16,11 @@ def test_a_turn_survives_sglangs_own_sampling_parameters():
     assert take(received, now_s=99.0) == TURN
 
 
+def test_what_a_client_asks_and_says_of_its_turn_rides_along():
+    asked = TURN._replace(last=True, info=True)
+    assert take(put(None, asked)["custom_params"], 99.0) == asked
+
+
 def test_an_anonymous_turn_keeps_its_arrival():
     assert take(put(None, WireTurn(None, 7.0, 7.0))["custom_params"], 99.0) == WireTurn(None, 7.0, 7.0)
 
