@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import aiohttp
@@ -57,6 +57,8 @@ class Habits:
     """Share of turns, and of tools, with a fault."""
     trouble_s: float | None = 20.0
     """Between two faults of the whole server, in the mean; None for none of them."""
+    vary: dict[str, list] = field(default_factory=dict)
+    """More fields of a request: one value of each, drawn by program; None leaves the field away."""
 
 
 class UnrulyAgents:
@@ -107,12 +109,15 @@ class UnrulyAgents:
         habits = self._habits
         messages = [{"role": "user", "content": _words(rng, habits.prompt)}]
         turns = rng.randint(1, habits.turns)
+        drawn = {name: rng.choice(values) for name, values in habits.vary.items()}
+        more = {name: value for name, value in drawn.items() if value is not None}
         for number in range(turns):
             tool = rng.choice(TOOLS)
             arguments = {"command": _words(rng, habits.answer)}
             # Few agents say which turn is their last; what the others leave behind has to go by itself.
             last = number == turns - 1 and rng.random() < 0.5
-            while not await self._turn(f"{name}-{number}", name, messages, tool, arguments, last, rng):
+            body = more | {"messages": messages, "is_last_step": last}
+            while not await self._turn(f"{name}-{number}", name, body, tool, arguments, rng):
                 if self._stop.is_set() or rng.random() < 0.5:
                     return
             if number == turns - 1 or self._stop.is_set() or not await self._tool(name, tool, rng):
@@ -140,23 +145,19 @@ class UnrulyAgents:
 
     # -- a turn --------------------------------------------------------------------------------
 
-    async def _turn(
-        self, turn: str, program: str, messages: list[dict], tool: str, arguments: dict, last: bool, rng: Random
-    ) -> bool:
+    async def _turn(self, turn: str, program: str, body: dict, tool: str, arguments: dict, rng: Random) -> bool:
         """Whether it was answered to its end."""
         stream = rng.random() < 0.5
         rid = f"{turn}-{rng.getrandbits(40):x}"
-        body = {
+        body = body | {
             "model": "m",
             "rid": rid,
-            "messages": messages,
             "tools": [
                 {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in TOOLS
             ],
             "custom_params": {"emulate_text": tool_call_text(tool, arguments)},
             "max_tokens": 100 + 2 * self._habits.answer[1],
             "stream": stream,
-            "is_last_step": last,
         }
         fault = self._drawn(rng, IN_A_TURN)
         asked = asyncio.create_task(self._ask(body, {"x-session-id": program}, excused=fault == "abort"))

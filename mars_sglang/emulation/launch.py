@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ProfileError, ScriptFileError) as error:
         print(f"mars-sglang emulate: {error}", file=sys.stderr)
         return 2
-    arguments = server_arguments(profile, capacity_tokens, str(model_folder(profile)), server_args)
+    arguments = server_arguments(profile, capacity_tokens, str(model_folder(profile)), server_args, own.overlap)
     environment = server_environment(os.environ, own.profile, own.speed, own.scripts)
     sys.stdout.flush()
     command = [sys.executable, "-m", "sglang.launch_server", *arguments]
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--speed", default=1.0, type=_speed, metavar="X", help="how many times faster than real time runs (1)"
     )
     parser.add_argument("--scripts", metavar="FOLDER", help="of .toml or .json files with answers; docs/emulation.md")
+    parser.add_argument("--overlap", action="store_true", help="leave overlap scheduling on; docs/emulation.md")
     parser.add_argument("--list-profiles", action="store_true", help="print the known profiles and exit")
     return parser
 
@@ -69,7 +70,7 @@ def _speed(text: str) -> float:
 
 
 def server_arguments(
-    profile: Profile, capacity_tokens: int, model_path: str, server_args: Sequence[str] = ()
+    profile: Profile, capacity_tokens: int, model_path: str, server_args: Sequence[str] = (), overlap: bool = False
 ) -> list[str]:
     """The command line of ``sglang.launch_server``.
 
@@ -85,7 +86,7 @@ def server_arguments(
         "--chunked-prefill-size", str(profile.chunked_prefill_tokens),
         "--max-running-requests", str(profile.max_running_requests),
         # The wait inside the forward pass already hides the host's work as overlap would.
-        "--disable-overlap-schedule",
+        *(() if overlap else ("--disable-overlap-schedule",)),
         # The emulated model writes calls in this format, and its chat template reads them.
         "--tool-call-parser", "qwen",
         # Usage then says how many prompt tokens were cached.

@@ -23,6 +23,7 @@ class EmulatedPlatform(CpuDeviceMixin, SRTPlatform):
         return "native"
 
     def init_backend(self) -> None:
-        from mars_sglang.emulation import host_tier
+        from mars_sglang.emulation import adapters, host_tier
 
+        adapters.install()
         host_tier.install()

@@ -110,7 +110,9 @@ class MarsPrefillAdder(PrefillAdder):
             return False
         begins = _at(req, req.prefix_len)
         return len(begins) == SHARED_TOKENS and any(
-            _at(other, req.prefix_len) == begins and other.extra_key == req.extra_key for other in beside
+            _at(other, req.prefix_len) == begins
+            and (other.extra_key, other.cache_salt) == (req.extra_key, req.cache_salt)
+            for other in beside
         )
 
     def _least_s(self, req) -> float:

@@ -10,21 +10,26 @@ order of eviction and no more:
 
 The tail of a program's context is the tree node where its last turn's insert ended. SGLang
 evicts leaf by leaf; a leaf that is the tail of a program not yet given up is skipped. When
-a tail is evicted, the parent becomes the tail. Locks of running turns work as ever.
+a tail is evicted, the parent becomes the tail, or the next node before it from which a turn
+could go on: layers without full attention need a state of their own. Locks of running turns
+work as ever.
 
 Both tree cores work: all this needs of them is node ids.
 """
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.registry import (
+    TreeCacheBuildContext,
     create_unified_radix_cache,
     get_radix_cache_factory,
     register_radix_cache_backend,
 )
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import TreePathNodeInfo
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from mars_sglang.config import RADIX_CACHE_BACKEND
@@ -37,9 +42,27 @@ from mars_sglang.stream.events import KvEvicted, KvReclaimed, KvReleased, KvReta
 def register_backend() -> None:
     """Make the cache selectable as ``--radix-cache-backend mars``; again is a no-op."""
     if get_radix_cache_factory(RADIX_CACHE_BACKEND) is None:
-        register_radix_cache_backend(
-            RADIX_CACHE_BACKEND, lambda context: create_unified_radix_cache(context, cache_class=MarsRadixCache)
-        )
+        register_radix_cache_backend(RADIX_CACHE_BACKEND, _create)
+
+
+def _create(context: TreeCacheBuildContext) -> BasePrefixCache:
+    """
+    Raises:
+        ValueError: the model has no cache that this one could stand for; only here is the model known.
+    """
+    for refused, reason in (
+        (
+            context.disable_radix_cache,
+            "SGLang turns the radix cache off for it, and turns are ranked by what that holds",
+        ),
+        (
+            context.is_hybrid_swa and context.full_tokens_per_layer == 0,
+            "all its layers have a sliding window, and SGLang has another cache for that",
+        ),
+    ):
+        if refused:
+            raise ValueError(f"--scheduler-policy of mars-sglang does not support this model: {reason}")
+    return create_unified_radix_cache(context, cache_class=MarsRadixCache)
 
 
 class MarsRadixCache(UnifiedRadixCache):
@@ -316,41 +339,60 @@ class MarsRadixCache(UnifiedRadixCache):
             return super()._evict_device_leaf(node_id, tracker)
         if not self.may_evict(node_id):
             return None
-        parent = self._parent(node_id)
+        before = self._before(node_id)
         backup = super()._evict_device_leaf(node_id, tracker)
         if backup is None:
-            self._move_tail(node_id, parent)
+            self._move_tail(node_id, before)
         return backup
 
     def _demote(self, node_id, tracker) -> None:
-        parent = self._parent(node_id) if node_id in self._programs_at else None
+        before = self._before(node_id) if node_id in self._programs_at else None
         super()._demote(node_id, tracker)
-        self._move_tail(node_id, parent)
+        self._move_tail(node_id, before)
 
     def _drop_subtree_no_host(self, node_id, tracker) -> bool:
-        parent = self._parent(node_id) if node_id in self._programs_at else None
+        before = self._before(node_id) if node_id in self._programs_at else None
         dropped = super()._drop_subtree_no_host(node_id, tracker)
         if dropped:
-            self._move_tail(node_id, parent)
+            self._move_tail(node_id, before)
         return dropped
 
-    def _parent(self, node_id) -> tuple[int, int]:
-        """Parent of a node and the tokens of context that end there."""
+    def _before(self, node_id) -> tuple[int, int]:
+        """Where the usable rest of a context ends once this leaf is gone: a node, and the tokens up to its end."""
         (path,) = self.tree_core.collect_path_info([node_id])
+        # With a host tier the leaf comes back, and what is before it is of use again.
+        while self.cache_controller is None and len(path) > 1 and not self._usable(path[:-1]):
+            path = path[:-1]
         return path[-1].parent_id, path[-1].path_start
 
-    def _move_tail(self, node_id, parent: tuple[int, int] | None) -> None:
+    def _usable(self, path: Sequence[TreePathNodeInfo]) -> bool:
+        """Whether a turn can go on from the end of this path: layers without full attention need their own state."""
+        state = self.tree_core.get_component_device_value
+        if self.is_mamba_enabled and state(path[-1].node_id, ComponentType.MAMBA) is None:
+            return False
+        if not self.is_swa_enabled or not self.components[ComponentType.SWA].gates_prefix_match:
+            return True
+        covered = 0
+        for node in reversed(path):
+            if state(node.node_id, ComponentType.SWA) is None:
+                return False
+            covered += node.path_end - node.path_start
+            if covered >= self.sliding_window_size:
+                break
+        return True
+
+    def _move_tail(self, node_id, before: tuple[int, int] | None) -> None:
         owners = self._programs_at.get(node_id)
         if not owners:
             return
-        parent_id, tokens = parent
+        end_id, tokens = before
         for program in list(owners):
             lost = self._tokens_of[program] - tokens
             self._book.counters["tokens_reclaimed"] += lost
             self._reclaimed[program] = self._reclaimed.get(program, 0) + lost
             self._book.kept.lose(program, lost)
             if tokens > 0:
-                self._retain_at(program, parent_id, tokens)
+                self._retain_at(program, end_id, tokens)
             else:
                 self._release(program)
 

@@ -97,7 +97,7 @@ class MarsSchedulePolicy(SchedulePolicy):
         if not len(book.kept):
             book.arranged = NOTHING_KEPT
             return order
-        room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        room = self._room()
         idle_s = 0.0
         if book.now_s > book.busy_s:
             since_s = max(book.busy_s, min(req.mars.queued_s for req in book.waiting_queue))
@@ -107,11 +107,16 @@ class MarsSchedulePolicy(SchedulePolicy):
         )
         return book.arranged.order
 
+    def _room(self) -> int:
+        """Tokens of KV that are free or would be after an eviction. Of full attention's alone: a window's pool may be
+        full of what a chunk's own eviction frees."""
+        return self.tree_cache.token_to_kv_pool_allocator.create_prefill_budget(self.tree_cache).remaining_total
+
     def shortest_prefill_chunk_limit(self, chunked_req, waiting_queue, budget: int, page_size: int) -> int | None:
         """SGLang's room for short turns beside a long one, and no more of the long one than its quantum, nor
         than there is memory for."""
         limit = super().shortest_prefill_chunk_limit(chunked_req, waiting_queue, budget, page_size)
-        room = self.tree_cache.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        room = self._room()
         most = most_tokens(chunked_req, self.book, self.book.prefill_left_s)
         most = min(budget if most is None else most, room) // page_size * page_size
         if most >= budget:

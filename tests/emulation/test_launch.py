@@ -29,6 +29,12 @@ def test_flag_of_the_user_wins_however_it_is_written(given):
     assert parsed(*given).max_total_tokens == 99
 
 
+def test_overlap_scheduling_is_off_unless_asked_for():
+    profile = load_profile("l40s-llama-3.1-8b")
+    assert "--disable-overlap-schedule" in server_arguments(profile, 1234, "folder")
+    assert "--disable-overlap-schedule" not in server_arguments(profile, 1234, "folder", overlap=True)
+
+
 def test_environment_carries_profile_and_speed_and_keeps_the_rest(tmp_path):
     environment = server_environment({"HOME": "/h", "OMP_NUM_THREADS": "3"}, "h200-qwen3-coder-30b", 4.0)
     assert json.loads(environment[EMULATION_ENV]) == {"profile": "h200-qwen3-coder-30b"}

@@ -26,14 +26,20 @@ class CachedPrograms:
     book: TurnBook
 
     def end_turn(
-        self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None, last: bool = False
+        self,
+        program: str | None,
+        tokens: list[int],
+        at_s: float,
+        arrived_s: float | None = None,
+        last: bool = False,
+        adapter: str | None = None,
     ) -> None:
-        """A turn of ``program`` ended with this whole context in the cache."""
+        """A turn of ``program`` ended with this whole context in the cache, computed with this LoRA adapter."""
         self.book.now_s = at_s
         page = self.cache.page_size
         whole = len(tokens) // page * page
-        matched = self.matched(tokens)
-        result = self.insert(tokens[:whole])
+        matched = self.matched(tokens, adapter)
+        result = self.insert(RadixKey(array("q", tokens[:whole]), adapter))
         assert result.prefix_len == matched
         if program is None:
             return
@@ -43,10 +49,10 @@ class CachedPrograms:
         req.last_node, req.kv.cache_protected_len = result.last_device_node, whole
         self.cache.on_release(req, checkpointed=True)
 
-    def insert(self, tokens: list[int]) -> InsertResult:
-        slots = self.cache.token_to_kv_pool_allocator.alloc(len(tokens))
+    def insert(self, key: RadixKey) -> InsertResult:
+        slots = self.cache.token_to_kv_pool_allocator.alloc(len(key))
         assert slots is not None, "the test's pool is too small for its contexts"
-        return self.cache.insert(InsertParams(key=RadixKey(array("q", tokens)), value=slots))
+        return self.cache.insert(InsertParams(key=key, value=slots))
 
     def asks(
         self, program: str | None, tokens: list[int], at_s: float, arrived_s: float | None = None, last: bool = False
@@ -59,9 +65,9 @@ class CachedPrograms:
         self.book.queued(req.rid, req.mars, len(tokens))
         return req
 
-    def matched(self, tokens: list[int]) -> int:
+    def matched(self, tokens: list[int], adapter: str | None = None) -> int:
         """Tokens of this context that the cache still holds, without touching it."""
-        length, _, _ = self.cache.tree_core.match_full_device_prefix(RadixKey(array("q", tokens)))
+        length, _, _ = self.cache.tree_core.match_full_device_prefix(RadixKey(array("q", tokens), adapter))
         return length
 
     def evict(self, tokens: int) -> int:

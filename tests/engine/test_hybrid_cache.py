@@ -1,6 +1,6 @@
 """Retention on caches that hold more than full attention's KV: a sliding window's, or the state of linear attention.
 
-SGLang keeps such a state in a pool of its own and evicts it by its own walk. Contexts are only usable where it is there.
+SGLang keeps such a state in a pool of its own and evicts it by its own walk. A context is usable where it is there.
 """
 
 import random
@@ -20,6 +20,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, In
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams  # noqa: E402
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool, ReqToTokenPool  # noqa: E402
 from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
+from sglang.srt.mem_cache.registry import TreeCacheBuildContext, get_radix_cache_factory  # noqa: E402
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool  # noqa: E402
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType  # noqa: E402
 from sglang.srt.runtime_context import publish  # noqa: E402
@@ -27,7 +28,8 @@ from sglang.srt.server_args import ServerArgs  # noqa: E402
 
 from mars_sglang.core.policy import turn_policy  # noqa: E402
 from mars_sglang.emulation.in_process import attach  # noqa: E402
-from mars_sglang.engine.radix_cache import MarsRadixCache  # noqa: E402
+from mars_sglang.engine.radix_cache import MarsRadixCache, register_backend  # noqa: E402
+from mars_sglang.engine.turn_queue import MarsSchedulePolicy  # noqa: E402
 from mars_sglang.engine.turns import TurnBook  # noqa: E402
 from tests.engine.conftest import CachedPrograms  # noqa: E402
 from tests.engine.test_radix_cache import context  # noqa: E402
@@ -40,13 +42,13 @@ _POOL = {"size": POOL_TOKENS, "page_size": 1}
 class HybridPrograms(CachedPrograms):
     """Programs whose contexts have a second state; ``evict_state`` asks for room for that alone."""
 
-    def insert(self, tokens: list[int]) -> InsertResult:
+    def insert(self, key: RadixKey) -> InsertResult:
         if not self.cache.supports_mamba():
-            return super().insert(tokens)
+            return super().insert(key)
         states = self.cache.req_to_token_pool.mamba_allocator
-        slots, state = self.cache.token_to_kv_pool_allocator.alloc(len(tokens)), states.alloc(1)
+        slots, state = self.cache.token_to_kv_pool_allocator.alloc(len(key)), states.alloc(1)
         assert slots is not None and state is not None, "the test's pools are too small for its contexts"
-        result = self.cache.insert(InsertParams(key=RadixKey(array("q", tokens)), value=slots, mamba_value=state))
+        result = self.cache.insert(InsertParams(key=key, value=slots, mamba_value=state))
         if result.mamba_exist:
             states.free(state)
         return result
@@ -139,10 +141,10 @@ def programs(request, tree_core):
 
 def test_a_retained_contexts_state_outlives_a_newer_one_that_is_nobodys(programs):
     p = programs
-    p.end_turn("agent", context(0, 600), at_s=1.0)
+    p.end_turn("agent", context(0, 500), at_s=1.0)
     p.end_turn("agent", context(0, 700), at_s=2.0)
     p.end_turn(None, context(1, 600), at_s=3.0)
-    # All but what the retained leaf holds: its window of 100 tokens and more, or its one state.
+    # All but one window, or one state. What the last turn added is longer than a window: its leaf has all of it.
     p.evict_state(p.state_evictable() - (WINDOW if p.cache.supports_swa() else 1))
     assert p.usable(context(0, 700)) == 700 and p.cache.retained() == {"agent": 700}
     assert p.usable(context(1, 600)) == 0
@@ -164,9 +166,9 @@ def test_states_go_latest_program_first_and_only_as_many_as_needed(programs):
 
 def test_a_request_for_kv_alone_goes_by_the_same_order(programs):
     p = programs
-    p.end_turn("first", context(0, 320), at_s=1.0, arrived_s=1.0)
-    p.end_turn("last", context(1, 320), at_s=2.0, arrived_s=2.0)
-    p.end_turn(None, context(2, 320), at_s=3.0)
+    p.end_turn("first", context(0, 320), at_s=5.0, arrived_s=1.0)
+    p.end_turn("last", context(1, 320), at_s=5.0, arrived_s=2.0)
+    p.end_turn(None, context(2, 320), at_s=5.0)
     assert p.evict(320) == 320
     assert [p.usable(context(i, 320)) for i in range(3)] == [320, 320, 0]
     p.evict(320)
@@ -181,6 +183,64 @@ def test_all_that_is_retained_can_be_reclaimed(programs):
     assert p.evict(3200) == 3200
     assert p.state_free() == p.states and p.cache.retained() == {}
     p.accounted()
+
+
+def test_a_context_whose_state_is_gone_is_neither_retained_nor_kept(programs):
+    p = programs
+    p.end_turn("agent", context(0, 500), at_s=1.0)
+    p.end_turn("agent", context(0, 700), at_s=2.0)
+    p.evict_state(p.state_evictable())
+    assert p.matched(context(0, 700)) > 0 and p.usable(context(0, 700)) == 0
+    assert p.cache.retained() == {} and len(p.book.kept) == 0
+    p.accounted()
+
+
+def test_what_is_left_of_a_context_ends_where_a_state_is(programs):
+    p = programs
+    p.end_turn("agent", context(0, 400), at_s=1.0)
+    p.end_turn("agent", context(0, 700), at_s=1.0)
+    # A branch splits the agent's last node, and no state stands where it does.
+    p.end_turn(None, context(0, 500) + context(1, 200), at_s=1.0)
+    assert p.evict(200) == 200 and p.cache.retained() == {"agent": 700}
+    p.evict(1)
+    left = p.usable(context(0, 700))
+    # The last node of a window's cache is one window, and those before it have theirs.
+    assert left == (700 - WINDOW if p.cache.supports_swa() else 400)
+    assert p.cache.retained() == {"agent": left} and p.book.kept.ahead_of(None) == left
+    p.accounted()
+
+
+def test_a_long_prefill_is_not_cut_to_what_is_free_of_the_window(tree_core):
+    p = make("window", tree_core, states=2048)
+    req = p.asks("agent", context(0, 4000), at_s=1.0)
+    p.insert(RadixKey(array("q", context(0, 2000))))
+    match = p.cache.match_prefix(MatchPrefixParams(key=RadixKey(array("q", context(0, 2000)))))
+    lock = p.cache.lock(match.last_device_node)
+    # Free are 48 tokens of the window and 2,096 of full attention; the window of all but the last tokens can go.
+    assert (p.state_free(), p.cache.evictable_size()) == (48, 0) and p.state_evictable() == 2000 - WINDOW
+    order = MarsSchedulePolicy(p.book, "fcfs", p.cache, False, False, False)
+    assert order.shortest_prefill_chunk_limit(req, [], 512, 1) is None
+    assert order.shortest_prefill_chunk_limit(req, [], 4000, 1) == 2096
+    p.cache.unlock(lock)
+    p.accounted()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"is_hybrid_swa": True, "full_tokens_per_layer": 0}, "all its layers have a sliding window"),
+        ({"disable_radix_cache": True}, "SGLang turns the radix cache off for it"),
+    ],
+)
+def test_a_model_for_which_sglang_has_no_such_cache_is_refused(fields, message):
+    model = {"is_hybrid_swa": False, "is_hybrid_ssm": False, "disable_radix_cache": False} | fields
+    context = TreeCacheBuildContext(
+        server_args=None, params=None, enable_hierarchical_cache=False, tp_worker=None, model_config=None, tp_size=1,
+        tp_rank=0, tp_group=None, **model,
+    )  # fmt: skip
+    register_backend()
+    with pytest.raises(ValueError, match=f"does not support this model: {message}"):
+        get_radix_cache_factory("mars")(context)
 
 
 @pytest.mark.parametrize("core", ["rust", "python"])

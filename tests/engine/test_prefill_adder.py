@@ -53,6 +53,9 @@ def test_a_turn_does_not_wait_for_the_prefix_of_another_adapter_nor_of_one_that_
     assert offer(adder, first, second) == [len(shared), STEP_TOKENS - len(shared)]
     p.book.computing.append([first])
     assert offer(step(p), third) == [0]
+    third.cache_salt = "tenant"
+    assert offer(step(p), third) == [len(shared)]
+    third.cache_salt = None
     first.mars.answering = True
     assert offer(step(p), third) == [len(shared)]
 

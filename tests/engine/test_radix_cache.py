@@ -97,6 +97,17 @@ def test_a_prefix_shared_by_two_programs_stays_until_both_gave_up(cached_program
     p.accounted()
 
 
+def test_contexts_of_two_adapters_are_two_contexts_though_their_text_is_the_same(cached_programs):
+    p = cached_programs
+    p.end_turn("early", context(0, 320), at_s=5.0, arrived_s=1.0, adapter="first")
+    p.end_turn("late", context(0, 320), at_s=5.0, arrived_s=2.0, adapter="second")
+    assert p.cache.retained_tokens() == 640
+    assert p.evict(320) == 320
+    assert [p.matched(context(0, 320), adapter) for adapter in ("first", "second", None)] == [320, 0, 0]
+    assert p.cache.retained() == {"early": 320}
+    p.accounted()
+
+
 def test_all_retained_kv_can_be_reclaimed(cached_programs):
     p = cached_programs
     for i in range(5):
