@@ -24,7 +24,7 @@ from pathlib import Path
 import aiohttp
 
 from eval.server import EmulatedServer, ServerError
-from eval.unruly import Habits, UnrulyAgents
+from eval.unruly import KEEPALIVE_S, Habits, UnrulyAgents
 from mars_sglang.clock import SPEED_ENV
 from mars_sglang.engine.decision_log import FOLDER_ENV
 from mars_sglang.tools.channel import Channel
@@ -87,7 +87,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> UnrulyAgents:
     )  # fmt: skip
     await server.start()
     try:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         async with aiohttp.ClientSession(server.base_url, connector=connector) as session:
             async with session.get("/mars/state?programs=0") as response:
                 tools = Channel((await response.json())["stream"]["address"])

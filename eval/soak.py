@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from eval.server import EmulatedServer, ServerError
-from eval.unruly import Habits, UnrulyAgents
+from eval.unruly import KEEPALIVE_S, Habits, UnrulyAgents
 from mars_sglang.clock import SPEED_ENV
 from mars_sglang.tools.channel import Channel
 
@@ -77,7 +77,7 @@ async def _soak(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     await server.start()
     try:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         async with aiohttp.ClientSession(server.base_url, connector=connector) as session:
             tools = Channel((await _json(session, "/mars/state?programs=0"))["stream"]["address"])
             habits = Habits(options.agents, vary=options.vary)

@@ -34,6 +34,10 @@ TOOLS = ("terminal", "search", "edit")
 #: Real seconds. Longer than any queue of the load that still moves.
 TURN_TIMEOUT_S = 900.0
 
+#: Idle connections are closed sooner than the server does it (after 5 s): a turn sent on one that is just being closed
+#: fails, and that is nobody's fault.
+KEEPALIVE_S = 2.0
+
 #: Answers kept that should not have been.
 MAX_UNEXPECTED = 20
 
