@@ -10,15 +10,10 @@ from eval.simulator.host import LOAD_BACK_TOKENS
 from eval.simulator.request import CLIP_NEW_TOKENS, Request
 from mars_sglang.core.kept import NOTHING_KEPT, Arranged
 from mars_sglang.core.policy import TurnPolicy
+from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, SHARED_TOKENS
 
 #: SGLang's ``--max-prefill-tokens``, unless told otherwise.
 MAX_PREFILL_TOKENS = 16384
-
-#: Under a policy of ours: turns that are tried and do not fit, in one pass (``mars_sglang.engine.prefill_adder``).
-MAX_MISSES_PER_PASS = 8
-
-#: Likewise: tokens of a prefix that a turn waits for while another computes it.
-SHARED_TOKENS = 256
 
 #: One page is reserved for each turn beside its tokens.
 _PAGE = 1

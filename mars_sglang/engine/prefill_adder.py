@@ -5,15 +5,9 @@ from itertools import chain
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
 from mars_sglang.core.itl_target import LEAST_TOKENS
+from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, SHARED_TOKENS
 from mars_sglang.engine.turn_queue import most_tokens, waiting_view
 from mars_sglang.engine.turns import ReqTurn, TurnBook
-
-#: Turns that are tried and found not to fit in one pass. Each costs a match of its prefix.
-MAX_MISSES_PER_PASS = 8
-
-#: Tokens of a prefix that is being computed for another turn that are worth waiting for: the turn's own prefill is then
-#: so much shorter, and has a step of its own, which costs about as much.
-SHARED_TOKENS = 256
 
 #: Whether SGLang's prefill loop asks ``may_pass`` itself (see patches/).
 _LOOP_ASKS = hasattr(PrefillAdder, "may_pass")
@@ -168,9 +162,7 @@ class MarsPrefillAdder(PrefillAdder):
 
 def _computes_after(req, node, prefix_len: int) -> bool:
     """Whether the turn is in the middle of a prefill that began at this place in the tree."""
-    return (
-        req.last_node == node and req.prefix_len == prefix_len and not (req.mars.answering or req.finished())
-    )  # fmt: skip
+    return req.last_node == node and req.prefix_len == prefix_len and not (req.mars.answering or req.finished())
 
 
 def _at(req, start: int):

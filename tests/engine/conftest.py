@@ -1,5 +1,6 @@
 """SGLang's real cache on a pool of a few thousand tokens, with either tree core."""
 
+import random
 from array import array
 from dataclasses import dataclass
 
@@ -108,3 +109,13 @@ def make_cached_programs(tree_core: str, page_size: int, pool_tokens: int = 4096
     cache.attach(book)
     attach(book, pool_tokens)
     return CachedPrograms(cache, book)
+
+
+def next_context(rng: random.Random, contexts: dict[str, list[int]], most: int) -> tuple[str, list[int]]:
+    """One of six programs, and its context, cut at times, then grown by fewer than ``most`` tokens."""
+    name = f"p{rng.randrange(6)}"
+    tokens = list(contexts.get(name, [rng.randrange(3)] * 20))
+    if rng.random() < 0.2:
+        tokens = tokens[: rng.randrange(1, len(tokens) + 1)]
+    tokens += [rng.randrange(1000) for _ in range(rng.randrange(1, most))]
+    return name, tokens[-700:]

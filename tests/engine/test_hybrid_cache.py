@@ -31,7 +31,7 @@ from mars_sglang.emulation.in_process import attach  # noqa: E402
 from mars_sglang.engine.radix_cache import MarsRadixCache, register_backend  # noqa: E402
 from mars_sglang.engine.turn_queue import MarsSchedulePolicy  # noqa: E402
 from mars_sglang.engine.turns import TurnBook  # noqa: E402
-from tests.engine.conftest import CachedPrograms  # noqa: E402
+from tests.engine.conftest import CachedPrograms, next_context  # noqa: E402
 from tests.engine.test_radix_cache import context  # noqa: E402
 
 POOL_TOKENS, WINDOW = 4096, 128
@@ -253,12 +253,7 @@ def test_any_history_keeps_both_books_straight(kind, core, seed):
     p = make(kind, core, states=2048 if kind == "window" else 12)
     contexts: dict[str, list[int]] = {}
     for step in range(50):
-        name = f"p{rng.randrange(6)}"
-        tokens = list(contexts.get(name, [rng.randrange(3)] * 20))
-        if rng.random() < 0.2:
-            tokens = tokens[: rng.randrange(1, len(tokens) + 1)]
-        tokens += [rng.randrange(1000) for _ in range(rng.randrange(1, 200))]
-        tokens = tokens[-700:]
+        name, tokens = next_context(rng, contexts, most=200)
         p.room_for(len(tokens))
         p.end_turn(name if rng.random() < 0.9 else None, tokens, at_s=float(step))
         contexts[name] = tokens

@@ -4,8 +4,9 @@ import pytest
 
 from mars_sglang.core.itl_target import LEAST_TOKENS
 from mars_sglang.core.policies.mars import MarsTurnPolicy
+from mars_sglang.core.prefill_pass import SHARED_TOKENS
 from mars_sglang.emulation.in_process import attach
-from mars_sglang.engine.prefill_adder import SHARED_TOKENS, MarsPrefillAdder
+from mars_sglang.engine.prefill_adder import MarsPrefillAdder
 from tests.engine.conftest import make_cached_programs
 from tests.engine.test_turn_queue import CAPACITY, prompt
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mars_sglang.core.policy import BaseTurnPolicy
 from mars_sglang.engine.wire import WireTurn
-from tests.engine.conftest import make_cached_programs
+from tests.engine.conftest import make_cached_programs, next_context
 
 
 class PinsWhatItIsTold(BaseTurnPolicy):
@@ -159,12 +159,7 @@ def test_any_history_keeps_the_books_straight(core, seed):
     p = make_cached_programs(core, 1, pool_tokens=2048)
     contexts: dict[str, list[int]] = {}
     for step in range(60):
-        name = f"p{rng.randrange(6)}"
-        tokens = list(contexts.get(name, [rng.randrange(3)] * 20))
-        if rng.random() < 0.2:
-            tokens = tokens[: rng.randrange(1, len(tokens) + 1)]
-        tokens += [rng.randrange(1000) for _ in range(rng.randrange(1, 120))]
-        tokens = tokens[-700:]
+        name, tokens = next_context(rng, contexts, most=120)
         short = len(tokens) - p.cache.token_to_kv_pool_allocator.available_size()
         if short > 0:
             assert p.evict(short) >= short
