@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
         "--policies",
-        default="fcfs+off,fcfs+footprint,fcfs+thunder,fcfs+window:24,mars+footprint",
+        default="fcfs+off,fcfs+footprint,fcfs+thunder,fcfs+window:24,mars+footprint,mars+mars",
         help="turn policy + admission policy, several with commas between",
     )
     args = parser.parse_args(argv)

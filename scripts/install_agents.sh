@@ -20,17 +20,16 @@ case "${1:-}" in
 esac
 folder="${1:-${XDG_CACHE_HOME:-$HOME/.cache}/mars-sglang/agents}"
 
-# The first of these interpreters that is there and at least as new as wanted.
+# The first of these interpreters, on the PATH or pyenv's, that is there and at least as new as wanted.
 interpreter() {
     local wanted="$1" name
-    for name in python3 python3.12 python3.13 python3.14 python3.11; do
+    for name in python3 python3.12 python3.13 python3.14 python3.11 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do
         if command -v "$name" >/dev/null &&
             "$name" -c "import sys; sys.exit(sys.version_info[:2] < (${wanted/./, }))" 2>/dev/null; then
             echo "$name"
             return
         fi
     done
-    echo "install_agents.sh: error: no Python $wanted or newer is on the PATH; install one, or uv, which fetches it" >&2
     return 1
 }
 
@@ -56,17 +55,21 @@ PYTHON
     fi
     echo "install_agents.sh: installing $* into $venv"
     if command -v uv >/dev/null; then
-        [[ -x "$venv/bin/python" ]] || uv venv --quiet --python ">=$wanted" "$venv"
+        # What is installed first: uv would fetch the newest from the internet.
+        [[ -x "$venv/bin/python" ]] || uv venv --quiet --python "$(interpreter "$wanted" || echo ">=$wanted")" "$venv"
         uv pip install --quiet --python "$venv/bin/python" "$@"
     else
         if [[ ! -x "$venv/bin/python" ]]; then
-            python="$(interpreter "$wanted")"
+            python="$(interpreter "$wanted")" || {
+                echo "install_agents.sh: error: no Python $wanted or newer is here; install one, or uv, which fetches it" >&2
+                return 1
+            }
             "$python" -m venv "$venv"
         fi
         "$venv/bin/python" -m pip install --quiet "$@"
     fi
 }
 
-environment openhands 3.12 openhands-sdk==1.58.0 openhands-tools==1.58.0
+environment openhands 3.12 openhands-sdk==1.58.0 openhands-tools==1.58.0 pyzmq msgspec
 # mini-swe-agent imports mcp, through litellm, and does not name it.
-environment mini 3.11 mini-swe-agent==2.4.6 mcp
+environment mini 3.11 mini-swe-agent==2.4.6 mcp pyzmq msgspec

@@ -82,7 +82,7 @@ def test_a_good_file_is_taken_and_names_programs(written, monkeypatch):
     config = with_options(None, {"mars_identity": path, "mars_control": "off"}, auto_address=lambda: "never asked")
     assert config.identity == path
     assert arguments._host_arguments(config, {}) == {}
-    found = Recognition(config).identify(None, "t", {"messages": []}, {"x-acme-run": "r"})
+    found = Recognition(config).identify("t", {"messages": []}, {"x-acme-run": "r"})
     assert (found.program, found.recognised_by) == ("r", "header x-acme-run")
 
 

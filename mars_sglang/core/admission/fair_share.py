@@ -1,6 +1,7 @@
 """Weighted max-min fairness between tenants, around any admission policy."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import fsum, inf
 
 from mars_sglang.core.policy import AdmissionPolicy
@@ -34,6 +35,8 @@ class FairShare:
     - Where a tenant under its share waits and is refused, programs inside a tool of tenants over theirs are paused,
       and as soon as that makes the room it starts, in the same decision. Neither the number of programs nor, past
       :data:`FULL`, the sum of footprints grows by it.
+    - Where the engine keeps contexts, the policy hears of it only if every tenant wants its share of the memory, as it
+      then gives away more than there is.
     - A program of a tenant under its share that was heard from within :data:`GRACE_S` is not paused for anybody
       else; where the pool is too full, tenants over their share pay.
 
@@ -80,6 +83,9 @@ class FairShare:
         if _of_one_tenant(admitted, waiting):
             return self.policy.decide(admitted, waiting, pool, now_s)
         books = _Books(self.policy, self._weights, admitted, waiting)
+        if pool.engine_keeps and books.some_want_less(pool.capacity_tokens):
+            # Given away several times over, the memory would be shared out by the engine's order, which knows no tenants.
+            pool = replace(pool, engine_keeps=False)
         self._served_s = {tenant: at_s for tenant, at_s in self._served_s.items() if tenant in books.used}
         poorest = self._poorest(books, waiting)
         offered = {p.program: p for p in waiting if p.tenant in poorest}
@@ -177,11 +183,19 @@ class _Books:
         for p in admitted:
             self.used[p.tenant] += self.footprint(p)
         self.total = sum(self.used.values())
+        self._waiting = waiting
         self.paused: dict[str, ProgramView] = {}
         self.started: dict[str, ProgramView] = {}
         self.reasons: dict[str, str] = {}
         self._weights = {tenant: weights.get(tenant, DEFAULT_WEIGHT) for tenant in self.used}
         self._weight = fsum(self._weights.values())
+
+    def some_want_less(self, tokens: float) -> bool:
+        """Whether a tenant's programs, inside and waiting, need less than its part of ``tokens``."""
+        wanted = dict(self.used)
+        for p in self._waiting:
+            wanted[p.tenant] += self.footprint(p)
+        return any(wanted[tenant] < self.share(tenant, tokens) for tenant in wanted)
 
     def level(self, tenant: str) -> float:
         """Tokens per weight: the poorest has the least."""

@@ -1,6 +1,7 @@
 """Shares by hand: a pool of 1000 tokens, and a policy that counts what a program holds and fills 950 of them."""
 
 import copy
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars_sglang.core.admission.fair_share import FULL, GRACE_S, PATIENCE_S, FairShare
-from mars_sglang.core.admission.footprint import FootprintAdmission
+from mars_sglang.core.admission.footprint import FITS, FootprintAdmission
 from mars_sglang.core.admission.window import WindowAdmission
 from mars_sglang.core.gate import Gate, PoolFacts
 from mars_sglang.core.policy import admission_policy, admission_policy_names
@@ -133,6 +134,22 @@ def test_a_silent_program_is_left_to_the_policy():
     inside = [*of("a", in_tool("a1", 600, 1.0), in_tool("a2", 300, 2.0)), *of("b", silent)]
     assert fair().decide(inside, [], POOL, 100.0 + GRACE_S - 1).pause == ("a2",)
     assert fair().decide(inside, [], POOL, 100.0 + GRACE_S).pause == Held().decide(inside, [], POOL, 110.0).pause
+
+
+def test_over_an_engine_that_keeps_contexts_a_tenant_that_wants_little_finds_the_memory_given_away_once():
+    # 1300 of 1000 thousands are inside: the engine makes do with it.
+    pool = PoolView(1_000_000, 0, prefill_token_s=1e-4, engine_keeps=True)
+    inside = of("a", working("a1", 400_000), *(in_tool(f"a{i}", 300_000, float(i)) for i in (2, 3, 4)))
+    mars = FairShare(admission_policy("mars"), {})
+    more = of("b", *(new(f"b{i}", 300_000, 3.0) for i in (1, 2)))
+    # What b wants is more than its half, so it has to wait for its own anyhow.
+    assert mars.decide(inside, more, pool, 3.0) == AdmissionDecision(
+        admit=("b1", "b2"), reasons={"b1": FITS, "b2": FITS}
+    )
+    little = of("b", new("b1", 100_000, 3.0))
+    decision = mars.decide(inside, little, pool, 3.0)
+    assert decision.admit == ("b1",)
+    assert set(decision.pause) == {"a3", "a4"}
 
 
 @pytest.mark.parametrize("weight", [0, -1.0, inf, float("nan")])
