@@ -84,7 +84,7 @@ class FairShare:
             return self.policy.decide(admitted, waiting, pool, now_s)
         books = _Books(self.policy, self._weights, admitted, waiting)
         if pool.engine_keeps and books.some_want_less(pool.capacity_tokens):
-            # Given away several times over, the memory would be shared out by the engine's order, which knows no tenants.
+            # Given away several times over, memory is shared out by the engine's order, which knows no tenants.
             pool = replace(pool, engine_keeps=False)
         self._served_s = {tenant: at_s for tenant, at_s in self._served_s.items() if tenant in books.used}
         poorest = self._poorest(books, waiting)

@@ -81,8 +81,8 @@ class MarsTurnPolicy(BaseTurnPolicy):
         self._dormancy = Dormancy()
         self._work: dict[str, tuple[ProgramView, float]] = {}
         """What is expected of a program, while its view stays the same."""
-        self._ranks: dict[str, tuple[TurnView, tuple[int, float]]] = {}
-        """Ranks of waiting turns, likewise."""
+        self._keys: dict[int, tuple[int, float, float, str, TurnView]] = {}
+        """What waiting turns are sorted by, likewise: by the identity of a view, which its entry keeps alive."""
         self._anonymous: BoundedTable[list[float]] = BoundedTable(lambda: [0.0])
         """Ranks of turns without a program."""
         self._last_anonymous = float("-inf")
@@ -123,13 +123,11 @@ class MarsTurnPolicy(BaseTurnPolicy):
                     known.begin(event.turn_id, known.held[event.turn_id][0], now_s)
                     del known.held[event.turn_id]
             case TurnEnded():
-                self._ranks.pop(event.turn_id, None)
                 if event.program is None:
                     self._anonymous.pop(event.turn_id)
                 else:
                     self._ended(event.program, event, now_s)
             case TurnDropped():
-                self._ranks.pop(event.turn_id, None)
                 self._anonymous.pop(event.turn_id)
                 known = self._programs.get(event.program)
                 if known is not None:
@@ -154,7 +152,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
         if self._version != self._forecast.version or len(self._work) > MAX_REMEMBERED:
             self._version = self._forecast.version
             self._work.clear()
-            self._ranks.clear()
+            self._keys.clear()
 
     def _ended(self, program: str, event: TurnEnded, now_s: float) -> None:
         known = self._programs.touch(program, now_s)
@@ -187,12 +185,13 @@ class MarsTurnPolicy(BaseTurnPolicy):
         return work[1]
 
     def rank(self, turn: TurnView, now_s: float) -> tuple[int, float]:
-        known = self._ranks.get(turn.turn_id)
-        if known is None or known[0] is not turn:
-            known = self._ranks[turn.turn_id] = turn, (turn.priority, self._seconds(turn))
-            if len(self._ranks) > 2 * MAX_REMEMBERED:
-                self._ranks.clear()
-        return known[1]
+        return self._key(turn)[:2]
+
+    def _key(self, turn: TurnView) -> tuple[int, float, float, str, TurnView]:
+        key = self._keys.get(id(turn))
+        if key is None:
+            key = self._keys[id(turn)] = turn.priority, self._seconds(turn), turn.arrived_s, turn.turn_id, turn
+        return key
 
     def _seconds(self, turn: TurnView) -> float:
         if turn.program is None:
@@ -204,14 +203,13 @@ class MarsTurnPolicy(BaseTurnPolicy):
         return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + self.ageing * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
-        ranks, unknown = self._ranks, (None, None)
-        ranked = []
-        for i, turn in enumerate(turns):
-            # In place, for this is the loop over all that wait in every pass.
-            known, rank = ranks.get(turn.turn_id, unknown)
-            ranked.append((rank if known is turn else self.rank(turn, now_s), turn.arrived_s, turn.turn_id, i))
-        ranked.sort()
-        return [i for *_, i in ranked]
+        if len(self._keys) > 2 * len(turns) + _RENEWED:
+            self._keys.clear()
+        # This goes over all that wait in every pass, so it leaves the loops to the interpreter.
+        keys = list(map(self._keys.get, map(id, turns)))
+        if None in keys:
+            keys = list(map(self._key, turns))
+        return sorted(range(len(turns)), key=keys.__getitem__)
 
     def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
         return now_s - turn.arrived_s < MAX_PASSED_S

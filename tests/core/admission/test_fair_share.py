@@ -1,7 +1,6 @@
 """Shares by hand: a pool of 1000 tokens, and a policy that counts what a program holds and fills 950 of them."""
 
 import copy
-from dataclasses import replace
 from math import inf
 
 import pytest
