@@ -40,7 +40,7 @@ class Recognition:
             self._continuations = Continuations(f"{BY_CONTINUATION}/{os.getpid()}-{secrets.token_hex(3)}")
         self._open: dict[str, tuple[str, Prompt]] = {}
 
-    def identify(self, obj: Any, turn_id: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Identity:
+    def identify(self, turn_id: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Identity:
         """The program of a request.
 
         One that continues nothing and offers no tools may be a chat and not an agent: it is
@@ -52,8 +52,7 @@ class Recognition:
         identity = identify(body, headers, self._sources)
         if identity.program is not None or self._continuations is None or turn_id in self._open:
             return identity
-        # Without HTTP there is no body, and what the engine is given is what there is.
-        prompt = prompt_of(body) if body else prompt_of({"text": obj.text, "input_ids": obj.input_ids})
+        prompt = prompt_of(body)
         if prompt is None:
             return identity
         match = self._continuations.begin(identity.group, prompt)

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 #: when it comes.
 POLL_S = 0.05
 
+#: How long the server's start waits for the control process, in real seconds; it is there in one or two.
+MEET_S, MEET_POLL_S = 10.0, 0.02
+
 #: How often gauges are brought up to date, in real seconds.
 SHOW_S = 1.0
 
@@ -160,6 +163,15 @@ class ServerTurns:
         stream.on_restart = self.gate.restarted
         logger.info("mars-sglang: admission %s over %d KV tokens", config.admission, capacity_tokens)
 
+    def meet_control(self) -> None:
+        """Wait until the control process is heard of: a batch may come at once, and would go by the gate unasked."""
+        give_up_at = time.monotonic() + MEET_S
+        while self.gate is not None and self.stream is not None and self._heard_s() > AWAY_S:
+            if time.monotonic() > give_up_at:
+                logger.warning("mars-sglang: the control process is not there, so every program may start until it is")
+                break
+            time.sleep(MEET_POLL_S)
+
     def watch(self) -> None:
         """Keep hearing the stream; called where an event loop runs."""
         if self.stream is not None and (self._watching is None or self._watching.done()):
@@ -273,7 +285,7 @@ class ServerTurns:
         if turn_id in self._under_way:
             # SGLang says the same, but only once the turn is past the gate, where two would be taken for one.
             raise ValueError(f"Duplicate request ID detected: {turn_id}")
-        identity = self._recognition.identify(obj, turn_id, body, headers)
+        identity = self._recognition.identify(turn_id, body, headers)
         turn = ServerTurn(turn_id, identity, now_s, prompt_tokens(obj), body, info=turn_info.asked(body, headers))
         if self._host.incremental and obj.stream:
             turn.text = []

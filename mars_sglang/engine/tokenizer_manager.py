@@ -57,7 +57,7 @@ class MarsTokenizerManager(TokenizerManager):
             return
 
         turns.watch()
-        body = await _body(request)
+        body = await _body(request) or _without_http(obj)
         if obj.session_id:
             body = {"session_id": obj.session_id, **body}
         headers = request.headers if request is not None else {}
@@ -119,6 +119,13 @@ async def _body(request) -> Mapping[str, Any]:
     return {}
 
 
+def _without_http(obj: GenerateReqInput) -> Mapping[str, Any]:
+    """What stands for the body where there is none: the prompt, and SGLang's field for what it does not know itself."""
+    params = obj.sampling_params
+    said = params.get("custom_params") if isinstance(params, Mapping) else None
+    return {**(said if isinstance(said, Mapping) else {}), "text": obj.text, "input_ids": obj.input_ids}
+
+
 def launch_with_gate(original, cls, server_args, *args, **kwargs):
     """Around ``Engine._launch_subprocesses``: the engine is up and told the size of its pool.
 
@@ -149,6 +156,7 @@ def launch_with_gate(original, cls, server_args, *args, **kwargs):
             *_host_tier(server_args, scheduler_infos, pool_tokens),
             engine_keeps=all(info.get("mars", {}).get("keeps_kv", False) for info in scheduler_infos),
         )
+        turns.meet_control()
         add_routes(turns)
         answer_refusals()
     return launched
