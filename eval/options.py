@@ -59,11 +59,11 @@ class BenchOptions:
 def parse(argv: Sequence[str] | None = None) -> BenchOptions:
     """Options of ``argv``; exits with a message on what cannot be (argparse's way)."""
     parser = _parser()
-    args = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(joined_words(sys.argv[1:] if argv is None else argv))
     if args.base_url is not None and args.server_args:
         parser.error("--server-args: with --base-url the server already runs; accepted: one of the two")
     try:
-        policies = _policies(args.policies or defaults.POLICIES, args.admission)
+        policies = policy_choices(args.policies or defaults.POLICIES, args.admission)
         server_args = tuple(shlex.split(args.server_args))
         rate = args.rate
         if rate is None and args.concurrency is None and not args.burst:
@@ -92,7 +92,7 @@ def parse(argv: Sequence[str] | None = None) -> BenchOptions:
     )
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
+def joined_words(argv: Sequence[str]) -> list[str]:
     """``--server-args --flag`` as ``--server-args=--flag``: argparse takes a value with a dash for an option."""
     joined: list[str] = []
     for word in argv:
@@ -103,7 +103,12 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def _policies(text: str, admission: str | None) -> tuple[PolicyChoice, ...]:
+def policy_choices(text: str, admission: str | None) -> tuple[PolicyChoice, ...]:
+    """What ``--policies`` asks for. ``admission`` is for those that name none.
+
+    Raises:
+        ValueError: no name of a policy, or one that is there twice.
+    """
     choices: list[PolicyChoice] = []
     for name in text.split(","):
         policy, plus, own = name.strip().partition("+")
@@ -141,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: left to the server)")  # fmt: skip
     add("--profile", default=defaults.PROFILE, metavar="NAME", help="model and GPU to emulate (%(default)s)")
     speed_help = f"emulated seconds per second ({defaults.SPEED:g}; with --base-url what the server says, else 1)"
-    add("--speed", type=_number(above=0), metavar="X", help=speed_help)
+    add("--speed", type=number(above=0), metavar="X", help=speed_help)
     add("--server-args", metavar="ARGS", default="", help="more arguments for the servers, as one string")
     add("--base-url", metavar="URL", help="a server that already runs: one run, nothing started or stopped")
     parser.add_argument(
@@ -154,20 +159,20 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     workload = parser.add_argument_group("workload")
     add = workload.add_argument
     add("--workload", default=defaults.WORKLOAD, metavar="NAME", help=f"{ACCEPTED} (%(default)s)")
-    add("--programs", type=_whole(1), default=defaults.PROGRAMS, metavar="N", help="how many to replay (%(default)s)")
+    add("--programs", type=whole(1), default=defaults.PROGRAMS, metavar="N", help="how many to replay (%(default)s)")
     arrival = workload.add_mutually_exclusive_group()
     rate_help = f"Poisson arrivals, programs per second ({defaults.RATE})"
-    arrival.add_argument("--rate", type=_number(above=0), metavar="R", help=rate_help)
-    arrival.add_argument("--concurrency", type=_whole(1), metavar="C", help="instead: so many programs at a time")
+    arrival.add_argument("--rate", type=number(above=0), metavar="R", help=rate_help)
+    arrival.add_argument("--concurrency", type=whole(1), metavar="C", help="instead: so many programs at a time")
     arrival.add_argument("--burst", action="store_true", help="instead: all programs at once")
-    add("--tool-slots", type=_whole(1), default=defaults.TOOL_SLOTS, metavar="N", help="tools at a time (%(default)s)")
+    add("--tool-slots", type=whole(1), default=defaults.TOOL_SLOTS, metavar="N", help="tools at a time (%(default)s)")
     pause_help = "longer pauses are cut to this, in seconds (%(default)s)"
-    add("--max-pause", type=_number(least=0), default=defaults.MAX_PAUSE_S, metavar="S", help=pause_help)
+    add("--max-pause", type=number(least=0), default=defaults.MAX_PAUSE_S, metavar="S", help=pause_help)
     add(
-        "--max-turns", type=_whole(0), default=defaults.MAX_TURNS, metavar="N",
+        "--max-turns", type=whole(0), default=defaults.MAX_TURNS, metavar="N",
         help="programs end after so many turns; 0: never (%(default)s)",
     )  # fmt: skip
-    add("--seed", type=_whole(0), default=defaults.SEED, metavar="N", help="of programs, arrivals, texts (%(default)s)")
+    add("--seed", type=whole(0), default=defaults.SEED, metavar="N", help="of programs, arrivals, texts (%(default)s)")
 
 
 def _admissions() -> list[str]:
@@ -187,7 +192,9 @@ def _admission(text: str) -> str:
     return text
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number, ``least`` or more."""
+
     def read(text: str) -> int:
         if not text.isascii() or not text.isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r}; accepted: a whole number, {least} or more")
@@ -196,7 +203,8 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
-def _number(above: float | None = None, least: float | None = None) -> Callable[[str], float]:
+def number(above: float | None = None, least: float | None = None) -> Callable[[str], float]:
+    """An argument's type: a finite number, above one or at least another."""
     accepted = f"a number above {above:g}" if above is not None else f"a number, {least:g} or more"
 
     def read(text: str) -> float:

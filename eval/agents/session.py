@@ -1,16 +1,30 @@
 """One session of an unmodified agent: its own program, in its own interpreter, against a server."""
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.agents.task import Task, TaskError
+import psutil
+
+import mars_sglang
+from eval.agents.task import COMMAND_LIMIT_S, Task, TaskError
 from mars_sglang.emulation.model_folder import cache_folder
+from mars_sglang.tools.channel import ADDRESS_ENV
+from mars_sglang.tools.description import API_KEY_ENV
 
 _HERE = Path(__file__).parent
+
+#: What an agent sends as its API key: some have to send one.
+_KEY = "none"
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +74,24 @@ class Outcome:
 
 
 class Session:
-    """An agent at work. Ends with the ``with`` block."""
+    """An agent at work, and all processes that it starts. Ends with the ``with`` block."""
 
-    def __init__(self, task: Task, form: str, url: str, folder: Path, model: str = "m") -> None:
-        """Make the task's repository in ``folder`` and start the agent there.
+    def __init__(
+        self, task: Task, form: str, url: str, folder: Path, model: str = "m", *,
+        held: bool = False, cores: Collection[int] | None = None, reports_to: str | None = None,
+    ) -> None:  # fmt: skip
+        """Make the task's repository in ``folder``, start the agent, and give it the task.
 
         Args:
             form: a key of :data:`AGENTS`.
             url: of the server, without ``/v1``.
+            held: the agent is started and waits for :meth:`begin`.
+            cores: that it and its tools may use; None: those of this process.
+            reports_to: a sidecar's address, to which the agent's tools are reported by our client library. The
+                program is then the folder's parent's name, which an agent without an id of its own sends as its id.
 
         Raises:
-            TaskError: an unknown form, or an agent that is not installed.
+            TaskError: an unknown form, an agent that is not installed, or a task that cannot run here.
         """
         agent = AGENTS.get(form)
         if agent is None:
@@ -79,58 +100,147 @@ class Session:
             raise TaskError(missing)
         self._task, self._folder = task, folder
         task.make(folder)
-        order = {
+        self._order = {
             "url": f"{url}/v1",
             "model": model,
+            "key": _KEY,
             "folder": str(folder),
             "prompt": task.prompt(form, folder),
             "config": form,
+            "command_limit_s": COMMAND_LIMIT_S,
+            "program": folder.parent.name,
+            "library": reports_to and str(Path(mars_sglang.__file__).parents[1]),
         }
+        self.turns: list[dict] = []
+        """What the driver tells of each turn that was answered, as ``driver.py`` says."""
+        self.in_turn = False
+        """Whether a request is on its way now."""
+        self._told = False
+        self._report: dict | None = None
+        self._ready = threading.Event()
+        """Set when the driver told something, or ended."""
+        self._home = folder.parent / f"{folder.name}.home"
         self._log_path = folder.parent / f"{folder.name}.log"
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(agent.python()), str(_HERE / agent.driver)],
                 # Where the agent may leave things of its own, which are no part of the repository.
                 cwd=folder.parent,
-                env=_environment(folder.parent / f"{folder.name}.home"),
+                env=_environment(self._home, reports_to),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: _start_on(cores),
             )
-        self._process.stdin.write(json.dumps(order).encode())
-        self._process.stdin.close()
-        self._process.stdin = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not held:
+            self.begin()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *error) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self.close()
 
-    def wait(self, timeout_s: float = 300.0) -> Outcome:
+    @property
+    def pid(self) -> int:
+        """Of the agent's first process, which leads a process group."""
+        return self._process.pid
+
+    def ready(self, timeout_s: float = 300.0) -> None:
+        """Wait until the agent is imported and waits for its task, or has it.
+
+        Raises:
+            TaskError: it ended before, or took longer.
         """
+        if not self._ready.wait(timeout_s):
+            raise TaskError(f"the agent did not start in {timeout_s:.0f} s:\n{self._log()[-4000:]}")
+        if not self._told:
+            raise self._no_report()
+
+    def begin(self) -> None:
+        """Give the agent its task."""
+        # An agent that is gone by now is told of by who waits for it.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(self._order).encode() + b"\n")
+            self._process.stdin.close()
+
+    def report(self, timeout_s: float = 300.0) -> dict:
+        """Wait for the agent's end; what the driver says of it.
+
         Raises:
             subprocess.TimeoutExpired: the agent is still at work.
+            TaskError: it ended and said nothing.
         """
-        output, _ = self._process.communicate(timeout=timeout_s)
-        lines = output.decode(errors="replace").strip().splitlines()
-        log = self._log_path.read_text(errors="replace")
-        try:
-            report = json.loads(lines[-1])
-        except (IndexError, ValueError):
-            raise TaskError(f"the agent ended with {self._process.returncode} and no report:\n{log[-4000:]}") from None
-        return Outcome(report, self._task.passes(self._folder), log)
+        self._reader.join(timeout_s)
+        if self._reader.is_alive():
+            raise subprocess.TimeoutExpired(self._process.args, timeout_s)
+        self._process.wait()
+        if self._report is None:
+            raise self._no_report()
+        return self._report
+
+    def wait(self, timeout_s: float = 300.0) -> Outcome:
+        """Wait for the agent's end and run the task's check; raises as :meth:`report` does."""
+        report = self.report(timeout_s)
+        return Outcome(report, self._task.passes(self._folder), self._log())
+
+    def close(self) -> None:
+        """End the agent and what it started, at once. Safe to call twice."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        # Tools have process groups of their own, and a terminal multiplexer is no child any more: they are known by
+        # the home that nobody else has.
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HOME") == str(self._home):
+                    process.kill()
+        self._reader.join(10)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            told = json.loads(line)
+            self.in_turn = "asked" in told
+            if "answered" in told:
+                self.turns.append(told["answered"])
+            self._report = told.get("report", self._report)
+            self._told = True
+            self._ready.set()
+        self._ready.set()
+
+    def _no_report(self) -> TaskError:
+        return TaskError(f"the agent ended with {self._process.wait()} and no report:\n{self._log()[-4000:]}")
+
+    def _log(self) -> str:
+        return self._log_path.read_text(errors="replace")
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _start_on(cores: Collection[int] | None) -> None:
+    """In the agent's process, before it is one: its cores, and that it ends with who started it."""
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _environment(home: Path, reports_to: str | None) -> dict[str, str]:
     """Settings of the agents of whoever runs this stay out; ``python`` is one that has pytest."""
     home.mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "TERM") if name in os.environ}
-    return kept | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "HOME": str(home),
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
-    }
+    reported = {} if reports_to is None else {ADDRESS_ENV: reports_to, API_KEY_ENV: _KEY}
+    return (
+        kept
+        | reported
+        | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(home),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "3",
+        }
+    )

@@ -18,6 +18,7 @@ class TurnRecord:
     first_token_s: float
     last_token_s: float
     traced_prompt_tokens: int
+    """0 where nothing was traced."""
     prompt_tokens: int
     cached_tokens: int | None
     output_tokens: int

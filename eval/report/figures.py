@@ -34,6 +34,8 @@ class Run:
     """Counters of our scheduler at the end, as it reports them; None under SGLang's own."""
     server: dict[str, Any] = field(default_factory=dict)
     """Model, version and limits, for the reader."""
+    tasks: dict[str, Any] | None = None
+    """Of real agents: how their tasks ended (:func:`eval.agents.ends.ends`); None of replayed ones."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -89,14 +91,15 @@ def summarize(run: Run) -> dict[str, Any]:
         "emulation_error": run.emulation_error,
         "mars": run.mars,
         "server": run.server,
-    }
+    } | ({} if run.tasks is None else {"tasks": run.tasks})
 
 
 def token_error(turns: Sequence[TurnRecord]) -> dict[str, float] | None:
-    """How far prompts were from their traced length, relative; and the share of them within the tolerance."""
-    if not turns:
+    """How far prompts were from their traced length, relative; and the share of them within the tolerance. None where
+    none was traced."""
+    errors = np.array([abs(t.prompt_tokens / t.traced_prompt_tokens - 1) for t in turns if t.traced_prompt_tokens])
+    if not len(errors):
         return None
-    errors = np.array([abs(turn.prompt_tokens / turn.traced_prompt_tokens - 1) for turn in turns])
     p50, p99 = np.percentile(errors, (50, 99))
     within = float((errors <= defaults.TOKEN_TOLERANCE).mean())
     return {"p50": round(float(p50), 6), "p99": round(float(p99), 6), "share_within_2pct": round(within, 6)}

@@ -27,6 +27,9 @@ def main_table(runs: Sequence[Summary]) -> Table:
     best = best_native(runs)
     head = ["policy", "done", "makespan mean s", "p50", "p95", "max", "TTFT mean s", "p95", "programs/h",
             "cached", "recomputed", "retracted"]  # fmt: skip
+    real = any("tasks" in run for run in runs)
+    if real:
+        head += ["passed", "model mean s", "tools mean s"]
     if fcfs:
         head.append("vs fcfs")
     if best:
@@ -44,6 +47,10 @@ def main_table(runs: Sequence[Summary]) -> Table:
             _share(run["recomputed_tokens"], run["prompt_tokens"]),
             "-" if run["retractions"] is None else str(run["retractions"]),
         ]
+        if real:
+            tasks = run["tasks"]
+            row += [f"{tasks['passed']}/{tasks['checked']}"]
+            row += [_number((tasks[name] or {}).get("mean")) for name in ("model_s", "tools_s")]
         row += [_ratio(base, run) for base in (fcfs, best) if base]
         rows.append(row)
     return head, rows

@@ -1,45 +1,15 @@
 """Real agents, unmodified, on the real server; skipped where the agents are not installed."""
 
-import subprocess
 import time
 from contextlib import ExitStack
 
 import pytest
 
 from eval.agents.session import AGENTS, Session
-from eval.agents.task import FORMS, Finish, TaskError, _bash, write_scripts
+from eval.agents.task import TaskError, write_scripts
 from eval.agents.tasks import TASKS
 from eval.agents.wire import Wire
-from mars_sglang.emulation.script import Scripts
 from tests.serving import Server, emulated_server
-
-
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_task_fails_at_the_start_and_passes_after_its_steps(task, tmp_path):
-    folder = tmp_path / "repository"
-    task.make(folder)
-    assert not task.passes(folder)
-    for step in task.steps:
-        subprocess.run(_bash(step.action), shell=True, cwd=folder, capture_output=True, timeout=60)
-    assert task.passes(folder)
-    assert isinstance(task.steps[-1].action, Finish)
-    assert 6 <= len(task.steps) <= 12
-
-
-def test_task_whose_tests_were_changed_does_not_pass(tmp_path):
-    task = TASKS["durations"]
-    folder = tmp_path / "repository"
-    task.make(folder)
-    (folder / "tests" / "test_parse.py").write_text("def test_nothing(): pass\n")
-    assert not task.passes(folder)
-
-
-def test_every_form_of_every_task_is_a_script(tmp_path):
-    write_scripts(TASKS, tmp_path)
-    scripts = Scripts.load(tmp_path)
-    for task in TASKS.values():
-        for form in FORMS:
-            assert scripts.answer(task.prompt(form, tmp_path)).splitlines()[0].endswith(task.steps[0].thought)
 
 
 def test_agent_that_is_not_installed_is_named_with_what_to_do(tmp_path, monkeypatch):
@@ -87,8 +57,9 @@ IDENTITY_WORDS = ("session", "program", "conversation", "thread", "cache_key", "
 
 @pytest.mark.server
 @needs("openhands")
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", ["durations", "invoices"])
 def test_openhands_session_is_one_program_turn_by_turn(server, task, tmp_path):
+    task = TASKS[task]
     programs = Programs(server)
     with Wire(server.url) as wire, Session(task, "openhands", wire.url, tmp_path / "repository") as session:
         outcome = session.wait()

@@ -1,6 +1,7 @@
 """One wrong function: look, read, run the tests, edit, run them again. Short turns, short tools."""
 
-from eval.agents.task import Finish, Replace, Run, Step, Task, View
+from eval.agents.task import PYTEST, Finish, Replace, Run, Step, Task, View
+from eval.agents.tasks.repository import python_files
 
 _PARSE = '''\
 """Durations as people write them."""
@@ -75,21 +76,21 @@ _NEW = """\
 DURATIONS = Task(
     name="durations",
     issue="Here durations.parse.parse('1h30m') returns 3600 and not 5400. Fix it, and make the tests pass.",
-    files={
-        ".gitignore": "__pycache__/\n",
-        "README.md": "# durations\n\nReads and writes durations such as 1h30m.\n",
-        "durations/__init__.py": "",
-        "durations/parse.py": _PARSE,
-        "durations/show.py": _SHOW,
-        "tests/test_parse.py": _TEST_PARSE,
-        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
-    },
+    files=python_files(
+        {
+            "README.md": "# durations\n\nReads and writes durations such as 1h30m.\n",
+            "durations/__init__.py": "",
+            "durations/parse.py": _PARSE,
+            "durations/show.py": _SHOW,
+            "tests/test_parse.py": _TEST_PARSE,
+        }
+    ),
     steps=(
         Step("I look at what is here.", Run("ls -la . durations tests")),
         Step("The function is in durations/parse.py.", View("durations/parse.py")),
-        Step("I see what the tests say before I change anything.", Run("python -m pytest -q -p no:cacheprovider")),
+        Step("I see what the tests say before I change anything.", Run(PYTEST)),
         Step("Only the first part is read. All of them have to be summed.", Replace("durations/parse.py", _OLD, _NEW)),
-        Step("Now the tests again.", Run("python -m pytest -q -p no:cacheprovider")),
+        Step("Now the tests again.", Run(PYTEST)),
         Step("Is there another place that reads durations in this way?", Run("grep -rn 're.match' . --include=*.py")),
         Step("There is none. I look at the change as a whole.", Run("git diff --stat && git diff durations")),
         Step("Done.", Finish("parse() now sums all parts of a duration and refuses anything else; the tests pass.")),

@@ -1,6 +1,7 @@
 """A change across many files: search, long outputs, a new module, edits by command, a slower check."""
 
-from eval.agents.task import Create, Finish, Replace, Run, Step, Task
+from eval.agents.task import PYTEST, Create, Finish, Replace, Run, Step, Task
+from eval.agents.tasks.repository import python_files
 
 _COUNTRIES = {"at": 20, "be": 21, "cz": 21, "de": 19, "dk": 25, "ee": 22, "es": 21, "fr": 20, "ie": 23, "it": 22,
               "lu": 17, "nl": 21, "pl": 23, "pt": 23, "se": 25, "si": 22}  # fmt: skip
@@ -79,30 +80,30 @@ INVOICES = Task(
     name="invoices",
     issue="Totals are off by a cent for some prices, because invoices.legacy computes with floats. "
     "Replace it everywhere with whole cents rounded half up, delete it, and make the tests pass.",
-    files={
-        ".gitignore": "__pycache__/\n",
-        "NOTES.md": f"# Notes\n\n{_NOTES_OLD}",
-        "invoices/__init__.py": "",
-        "invoices/legacy.py": _LEGACY,
-        "invoices/countries/__init__.py": "",
-        **{
-            f"invoices/countries/{code}.py": _COUNTRY.format(code=code, rate=rate, upper=code.upper())
-            for code, rate in _COUNTRIES.items()
-        },
-        "tests/test_totals.py": _TEST_TOTALS,
-        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
-    },
+    files=python_files(
+        {
+            "NOTES.md": f"# Notes\n\n{_NOTES_OLD}",
+            "invoices/__init__.py": "",
+            "invoices/legacy.py": _LEGACY,
+            "invoices/countries/__init__.py": "",
+            **{
+                f"invoices/countries/{code}.py": _COUNTRY.format(code=code, rate=rate, upper=code.upper())
+                for code, rate in _COUNTRIES.items()
+            },
+            "tests/test_totals.py": _TEST_TOTALS,
+        }
+    ),
     steps=(
         Step("I look for every use.", Run("grep -rn 'legacy\\|gross_price' .  --include=*.py --include=*.md")),
         Step("Many. What does one of them look like, and what is behind it?",
              Run("cat invoices/legacy.py invoices/countries/de.py && wc -l invoices/countries/*.py")),
-        Step("How far off is it now?", Run("python -m pytest -q -p no:cacheprovider 2>&1 | tail -n 40")),
+        Step("How far off is it now?", Run(f"{PYTEST} 2>&1 | tail -n 40")),
         Step("A module with whole cents.", Create("invoices/tax.py", _TAX)),
         Step("One command changes all countries.", Run(_RENAME)),
         Step("Nothing may be left of it.",
              Run("git rm -q invoices/legacy.py && ! grep -rn 'legacy\\|gross_price' invoices --include=*.py")),
         Step("The notes name it too.", Replace("NOTES.md", _NOTES_OLD, _NOTES_NEW)),
-        Step("The tests, with the slowest.", Run("python -m pytest -q -p no:cacheprovider --durations=5")),
+        Step("The tests, with the slowest.", Run(f"{PYTEST} --durations=5")),
         Step("Does every file still compile, and what did change?",
              Run("python -m compileall -q invoices && git status --short && git diff --stat")),
         Step("I read one of the changes.", Run("git diff invoices/countries/fr.py")),
