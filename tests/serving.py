@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 360.0
 
 
 @dataclass(frozen=True)
