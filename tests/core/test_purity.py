@@ -42,4 +42,7 @@ def test_only_the_engine_the_emulation_and_the_plugin_import_sglang():
     for path in [*root.rglob("*.py"), *Path(eval.__file__).parent.rglob("*.py")]:
         if allowed & set(path.parents) or path.name == "plugin.py":
             continue
+        # What a user writes, who runs sglang.Engine.
+        if path == Path(eval.__file__).parent / "agents" / "rollouts.py":
+            continue
         assert not any(name.split(".")[0] == "sglang" for name in imported(path)), path

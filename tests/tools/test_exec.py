@@ -39,8 +39,10 @@ def place():
 
 def run(place: str, *command: str, stdin: bytes = b"", options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*EXEC, "--address", f"ipc://{place}", *options, "--", *command], input=stdin, capture_output=True, timeout=30
-    )
+        [*EXEC, "--address", f"ipc://{place}", *options, "--", *command], input=stdin, capture_output=True, timeout=30,
+        # Tests that run in the background of a script ignore it, and so would all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def start(place: str, *command: str, **options) -> subprocess.Popen:

@@ -20,7 +20,8 @@ def test_a_cell_runs_on_a_server_of_its_own(tmp_path):
         engines="emulated", workloads="swebench", loads="all at once", programs=4, seeds=0, setups="lpm", max_pause_s=2,
         speed=4,
     )  # fmt: skip
-    assert run(experiment, tmp_path, say=lambda _: None).done == 1
+    said = []
+    assert run(experiment, tmp_path, say=said.append).done == 1, said
     (measured,) = Study(Store(tmp_path).read()).cells
     summary = measured.document["summary"]
     assert (summary["completed"], summary["turns"], summary["retractions"]) == (4, 12, 0)
