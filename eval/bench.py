@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from eval import defaults
 from eval.options import BenchOptions, PolicyChoice, parse
 from eval.replay.endpoint import Endpoint, EndpointError, ServerFacts
 from eval.replay.record import ProgramRecord
@@ -23,9 +24,6 @@ from eval.served import replay_served
 from eval.server import EmulatedServer, ServerError, measured_arguments
 from eval.workload import Program, WorkloadError, draw, load
 from mars_sglang.clock import SPEED_ENV
-
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells count it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WorkloadError, ServerError, EndpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return _INTERRUPTED if interrupted else int(bench.died)
+    return defaults.INTERRUPTED_STATUS if interrupted else int(bench.died)
 
 
 class Bench:
@@ -122,7 +120,7 @@ class Bench:
                 run = await replay_served(
                     endpoint, facts, programs, replay_options, clock,
                     label=label, policy=choice.policy if choice.named else label, admission=choice.admission,
-                    left_out=left_out, ended=_progress(bar), stop=self._stop,
+                    left_out=left_out, ended=progress(bar), stop=self._stop,
                 )  # fmt: skip
             if server is not None and (death := server.died()):
                 # Its programs have failed and say so; the other policies still get their run.
@@ -165,7 +163,8 @@ class Bench:
         print(f"\nwritten: {options.out / 'report.md'}")
 
 
-def _progress(bar: tqdm):
+def progress(bar: tqdm) -> Callable[[ProgramRecord], None]:
+    """Moves the bar at the end of each program, and shows how many failed."""
     failed = 0
 
     def ended(record: ProgramRecord) -> None:

@@ -23,6 +23,9 @@ GENERATED_PROGRAMS = 400
 PORTS = range(32000, 32100)
 """Loopback ports tried, in order, for a server that the benchmark starts."""
 
+INTERRUPTED_STATUS = 130
+"""Exit status after Ctrl-C, as shells count it."""
+
 STREAM_INTERVAL = 16
 """Tokens per streamed message, after the first. At one token per message the HTTP process of the
 server spends more of two cores on messages than the emulated GPU leaves it; TTFT does not change."""

@@ -65,10 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> BenchOptions:
     try:
         policies = policy_choices(args.policies or defaults.POLICIES, args.admission)
         server_args = tuple(shlex.split(args.server_args))
-        rate = args.rate
-        if rate is None and args.concurrency is None and not args.burst:
-            rate = defaults.RATE
-        arrivals = Arrivals(rate, args.concurrency)
+        arrivals = arrivals_of(args)
     except ValueError as error:
         parser.error(str(error))
     if args.base_url is not None:
@@ -160,11 +157,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     add = workload.add_argument
     add("--workload", default=defaults.WORKLOAD, metavar="NAME", help=f"{ACCEPTED} (%(default)s)")
     add("--programs", type=whole(1), default=defaults.PROGRAMS, metavar="N", help="how many to replay (%(default)s)")
-    arrival = workload.add_mutually_exclusive_group()
-    rate_help = f"Poisson arrivals, programs per second ({defaults.RATE})"
-    arrival.add_argument("--rate", type=number(above=0), metavar="R", help=rate_help)
-    arrival.add_argument("--concurrency", type=whole(1), metavar="C", help="instead: so many programs at a time")
-    arrival.add_argument("--burst", action="store_true", help="instead: all programs at once")
+    add_arrivals(workload)
     add("--tool-slots", type=whole(1), default=defaults.TOOL_SLOTS, metavar="N", help="tools at a time (%(default)s)")
     pause_help = "longer pauses are cut to this, in seconds (%(default)s)"
     add("--max-pause", type=number(least=0), default=defaults.MAX_PAUSE_S, metavar="S", help=pause_help)
@@ -173,6 +166,21 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         help="programs end after so many turns; 0: never (%(default)s)",
     )  # fmt: skip
     add("--seed", type=whole(0), default=defaults.SEED, metavar="N", help="of programs, arrivals, texts (%(default)s)")
+
+
+def add_arrivals(group: argparse._ArgumentGroup) -> None:
+    """``--rate``, ``--concurrency`` and ``--burst``, for :func:`arrivals_of`."""
+    arrival = group.add_mutually_exclusive_group()
+    rate_help = f"Poisson arrivals, programs per second ({defaults.RATE})"
+    arrival.add_argument("--rate", type=number(above=0), metavar="R", help=rate_help)
+    arrival.add_argument("--concurrency", type=whole(1), metavar="C", help="instead: so many programs at a time")
+    arrival.add_argument("--burst", action="store_true", help="instead: all programs at once")
+
+
+def arrivals_of(args: argparse.Namespace) -> Arrivals:
+    """What they say; the default rate where they say nothing. Raises ValueError."""
+    unsaid = args.rate is None and args.concurrency is None and not args.burst
+    return Arrivals(defaults.RATE if unsaid else args.rate, args.concurrency)
 
 
 def _admissions() -> list[str]:

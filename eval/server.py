@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 
@@ -42,7 +45,7 @@ class EmulatedServer:
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         self._arguments = list(arguments)
         self._log = log
-        self._port = _port(self._arguments)
+        self._port, self._claim = _port(self._arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,7 +61,7 @@ class EmulatedServer:
             log.flush()
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=end_with_parent,
             )  # fmt: skip
         deadline = time.monotonic() + timeout_s
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -72,6 +75,13 @@ class EmulatedServer:
 
     def stop(self) -> None:
         """Ends the whole process group; asks first, kills what is left after a while. Safe to call twice."""
+        try:
+            self._end()
+        finally:
+            if self._claim is not None:
+                self._claim.close()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -112,24 +122,38 @@ def _program() -> str:
     return found
 
 
-def _port(arguments: list[str]) -> int:
+def _port(arguments: list[str]) -> tuple[int, IO[bytes] | None]:
+    """The port, and what keeps it from other processes that look for one; None where it was given."""
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--port":
             value = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
             if not value.isdigit():
                 raise ServerError(f"--server-args: --port {value!r}; accepted: a port number")
-            return int(value)
+            return int(value), None
     for port in defaults.PORTS:
-        with socket.socket() as probe:
-            # As servers bind: a port whose last connection is still closing is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
+        if (claim := _claim(port)) is not None:
+            return port, claim
     raise ServerError(
         f"no free port from {defaults.PORTS.start} to {defaults.PORTS.stop - 1}; give --server-args '--port N'"
     )
+
+
+def _claim(port: int) -> IO[bytes] | None:
+    """A lock of the kernel's, which ends with this process: it takes a server seconds until it has its port. None where
+    the port is taken, or claimed by another process."""
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context((Path(tempfile.gettempdir()) / f"mars-sglang-port-{port}.lock").open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                # As servers bind: a port whose last connection is still closing is free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        stack.pop_all()
+        return lock
 
 
 def _group_lives(group: int) -> bool:
@@ -140,7 +164,7 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-def _end_with_parent() -> None:
-    # Even if the benchmark is killed outright, the kernel tells its server. Only Linux has this.
+def end_with_parent(kind: signal.Signals = signal.SIGTERM) -> None:
+    """In a new process, before it is one: if who starts it is killed outright, the kernel tells it. Only Linux does."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, kind)

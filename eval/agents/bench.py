@@ -28,9 +28,10 @@ from eval.agents.options import AgentBenchOptions, parse
 from eval.agents.sidecar import Sidecar, SidecarError
 from eval.agents.task import TaskError, write_scripts
 from eval.agents.tasks import TASKS
+from eval.bench import progress
 from eval.options import PolicyChoice
 from eval.replay.endpoint import Endpoint, EndpointError
-from eval.replay.record import ProgramRecord, Sample
+from eval.replay.record import Sample
 from eval.replay.replay import RunResult
 from eval.replay.sampler import sample
 from eval.report import tables
@@ -38,9 +39,6 @@ from eval.report.figures import Run
 from eval.report.writer import write
 from eval.server import EmulatedServer, ServerError, measured_arguments
 from mars_sglang.clock import SPEED_ENV
-
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells count it."""
 
 _START_TIMEOUT_S = 2 * defaults.START_TIMEOUT_S
 """A server here has half of the cores to start on."""
@@ -67,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if bench.interrupted:
-        return _INTERRUPTED
+        return defaults.INTERRUPTED_STATUS
     return int(bench.died or not bench.alike)
 
 
@@ -149,7 +147,7 @@ class AgentBench:
         samples: list[Sample] = []
         try:
             with tqdm(total=len(self._plan), desc=f"{place} {choice.label}", unit="program") as bar:
-                fleet = Fleet(self._plan, url, fleet_options, folder, _progress(bar))
+                fleet = Fleet(self._plan, url, fleet_options, folder, progress(bar))
                 async with Endpoint(url, time.time) as endpoint:
                     facts = await endpoint.facts()
                     await endpoint.flush()
@@ -241,19 +239,6 @@ def _recognised(url: str) -> dict[str, int]:
     """How many programs the server knows, by what it knows them by."""
     programs = (_state(url, _SHOWN_PROGRAMS) or {}).get("programs", ())
     return dict(Counter(program["recognised_by"] for program in programs if program["program"] != _FIRST))
-
-
-def _progress(bar: tqdm):
-    failed = 0
-
-    def ended(record: ProgramRecord) -> None:
-        nonlocal failed
-        failed += record.failure is not None
-        if failed:
-            bar.set_postfix(failed=failed, refresh=False)
-        bar.update()
-
-    return ended
 
 
 if __name__ == "__main__":

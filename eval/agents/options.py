@@ -13,7 +13,7 @@ from eval import defaults
 from eval.agents.cores import Cores
 from eval.agents.session import AGENTS
 from eval.agents.tasks import TASKS
-from eval.options import PolicyChoice, joined_words, number, policy_choices, whole
+from eval.options import PolicyChoice, add_arrivals, arrivals_of, joined_words, number, policy_choices, whole
 from eval.replay.arrivals import Arrivals
 
 FORMS = {"mini-swe-agent": "mini", "mini-swe-agent-textbased": "mini_textbased", "openhands": "openhands"}
@@ -24,7 +24,7 @@ OBSERVERS = ("sidecar", "client", "none")
 KV_TOKENS = {"mini": 40_000, "mini_textbased": 40_000, "openhands": 80_000}
 """Size of the KV pool by form: it holds any one program to its end, and a third of twelve or so."""
 
-POLICIES, PROGRAMS, RATE, OUT = "fcfs,mars", 12, 0.2, "bench-agents-out"
+POLICIES, PROGRAMS, OUT = "fcfs,mars", 12, "bench-agents-out"
 
 ALIVE = 16
 """Agents at a time. One of OpenHands takes 290 MB."""
@@ -71,8 +71,7 @@ def parse(argv: Sequence[str] | None = None) -> AgentBenchOptions:
         server_args = tuple(shlex.split(args.server_args))
         cores = Cores.split(args.engine_cores, args.tool_cores)
         tasks = _tasks(args.tasks)
-        rate = RATE if args.rate is None and args.concurrency is None and not args.burst else args.rate
-        arrivals = Arrivals(rate, args.concurrency)
+        arrivals = arrivals_of(args)
     except ValueError as error:
         parser.error(str(error))
     return AgentBenchOptions(
@@ -122,11 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add = workload.add_argument
     add("--programs", type=whole(1), default=PROGRAMS, metavar="N", help="how many to run (%(default)s)")
     add("--tasks", metavar="A,B", help=f"to draw from (all: {', '.join(TASKS)})")
-    arrival = workload.add_mutually_exclusive_group()
-    rate_help = f"Poisson arrivals, programs per second ({RATE})"
-    arrival.add_argument("--rate", type=number(above=0), metavar="R", help=rate_help)
-    arrival.add_argument("--concurrency", type=whole(1), metavar="C", help="instead: so many programs at a time")
-    arrival.add_argument("--burst", action="store_true", help="instead: all programs at once")
+    add_arrivals(workload)
     add("--seed", type=whole(0), default=defaults.SEED, metavar="N", help="of tasks and arrivals (%(default)s)")
     add("--time-limit", type=number(above=0), default=TIME_LIMIT_S, metavar="S",
         help="seconds after which a program is ended and counts as failed (%(default)g)")  # fmt: skip

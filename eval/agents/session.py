@@ -1,7 +1,6 @@
 """One session of an unmodified agent: its own program, in its own interpreter, against a server."""
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import psutil
 
 import mars_sglang
 from eval.agents.task import COMMAND_LIMIT_S, Task, TaskError
+from eval.server import end_with_parent
 from mars_sglang.emulation.model_folder import cache_folder
 from mars_sglang.tools.channel import ADDRESS_ENV
 from mars_sglang.tools.description import API_KEY_ENV
@@ -24,7 +24,6 @@ _HERE = Path(__file__).parent
 
 #: What an agent sends as its API key: some have to send one.
 _KEY = "none"
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +224,7 @@ def _start_on(cores: Collection[int] | None) -> None:
     """In the agent's process, before it is one: its cores, and that it ends with who started it."""
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
 
 
 def _environment(home: Path, reports_to: str | None) -> dict[str, str]:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from eval import defaults
+
 _NEEDED = ("aiohttp", "matplotlib", "tqdm")
 """What the ``eval`` extra brings."""
-
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells count it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     tally = run(experiment, args.out, only=args.only, jobs=args.jobs, say=lambda line: print(line, flush=True))
     print(f"{tally.done} run, {tally.there} there before, {tally.failed} failed; in {args.out}")
-    return _INTERRUPTED if tally.interrupted else int(tally.failed > 0)
+    return defaults.INTERRUPTED_STATUS if tally.interrupted else int(tally.failed > 0)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05
 
 #: How long the server's start waits for the control process, in real seconds; it is there in one or two.
-MEET_S, MEET_POLL_S = 10.0, 0.02
+MEET_S = 10.0
 
 #: How often gauges are brought up to date, in real seconds.
 SHOW_S = 1.0
@@ -170,7 +170,7 @@ class ServerTurns:
             if time.monotonic() > give_up_at:
                 logger.warning("mars-sglang: the control process is not there, so every program may start until it is")
                 break
-            time.sleep(MEET_POLL_S)
+            time.sleep(POLL_S)
 
     def watch(self) -> None:
         """Keep hearing the stream; called where an event loop runs."""

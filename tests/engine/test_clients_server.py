@@ -17,6 +17,7 @@ import openai
 from eval.agents.session import AGENTS
 from mars_sglang.emulation.model_folder import tool_call_text
 from mars_sglang.stream.tenant import scoped
+from tests.installed_agents import needs
 from tests.serving import emulated_server
 
 pytestmark = pytest.mark.server
@@ -178,11 +179,6 @@ def litellm(server, headers: dict, body: dict) -> dict:
 LIBRARIES = {"chat": chat, "responses": responses, "messages": messages}
 
 
-def needs_litellm() -> pytest.MarkDecorator:
-    missing = AGENTS["mini"].missing()
-    return pytest.mark.skipif(missing is not None, reason=missing or "")
-
-
 # -- what the server makes of it
 
 
@@ -220,7 +216,7 @@ def cases() -> list:
     listed = []
     for client in CLIENTS:
         if client["library"] == "litellm":
-            listed.append(pytest.param(client, False, marks=needs_litellm(), id=client["client"]))
+            listed.append(pytest.param(client, False, marks=needs("mini"), id=client["client"]))
         else:
             listed += [pytest.param(client, on, id=client["client"] + " streaming" * on) for on in (False, True)]
     return listed
@@ -253,7 +249,7 @@ def test_two_ids_that_contradict_each_other_are_the_librarys_error_400_with_both
     assert turns_by_program(server) == before
 
 
-@needs_litellm()
+@needs("mini")
 def test_litellm_reports_contradictory_ids_as_its_own_error_400_with_both(server):
     refused = litellm(server, CONTRADICTION, {})
     assert refused["status"] == 400

@@ -5,10 +5,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from eval.agents.session import AGENTS, Session
+from eval.agents.session import Session
 from eval.agents.task import TaskError, write_scripts
 from eval.agents.tasks import TASKS
 from eval.agents.wire import Wire
+from tests.installed_agents import needs
 from tests.serving import Server, emulated_server
 
 
@@ -16,11 +17,6 @@ def test_agent_that_is_not_installed_is_named_with_what_to_do(tmp_path, monkeypa
     monkeypatch.setenv("MARS_AGENTS_OPENHANDS_PYTHON", str(tmp_path / "none"))
     with pytest.raises(TaskError, match=r"openhands-sdk is not installed.*install_agents\.sh"):
         Session(TASKS["durations"], "openhands", "http://127.0.0.1:9", tmp_path / "repository")
-
-
-def needs(form: str) -> pytest.MarkDecorator:
-    missing = AGENTS[form].missing()
-    return pytest.mark.skipif(missing is not None, reason=missing or "")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from eval.agents.bench import main
 from eval.agents.cores import Cores
 from eval.agents.ends import add_turns, differences, ends
 from eval.agents.fleet import Fleet, FleetOptions, Planned, draw
-from eval.agents.session import AGENTS, Session
+from eval.agents.session import Session
 from eval.agents.sidecar import Sidecar
 from eval.agents.task import write_scripts
 from eval.agents.tasks import TASKS
 from eval.replay.arrivals import Arrivals
 from mars_sglang.core.dormancy import DORMANT_MAX_S
+from tests.installed_agents import needs
 from tests.serving import emulated_server
 
 SMALL = [TASKS["durations"], TASKS["invoices"]]
@@ -149,11 +150,6 @@ def test_programs_that_did_not_end_alike_are_named():
         "002-c: the final repository is not the same under fcfs, mars",
     ]
     assert differences({"fcfs": runs["fcfs"]}) == []
-
-
-def needs(form: str) -> pytest.MarkDecorator:
-    missing = AGENTS[form].missing()
-    return pytest.mark.skipif(missing is not None, reason=missing or "")
 
 
 @pytest.mark.server

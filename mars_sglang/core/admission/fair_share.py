@@ -83,7 +83,7 @@ class FairShare:
         if _of_one_tenant(admitted, waiting):
             return self.policy.decide(admitted, waiting, pool, now_s)
         books = _Books(self.policy, self._weights, admitted, waiting)
-        if pool.engine_keeps and books.some_want_less(pool.capacity_tokens):
+        if pool.engine_keeps and books.some_want_less(waiting, pool.capacity_tokens):
             # Given away several times over, memory is shared out by the engine's order, which knows no tenants.
             pool = replace(pool, engine_keeps=False)
         self._served_s = {tenant: at_s for tenant, at_s in self._served_s.items() if tenant in books.used}
@@ -183,17 +183,16 @@ class _Books:
         for p in admitted:
             self.used[p.tenant] += self.footprint(p)
         self.total = sum(self.used.values())
-        self._waiting = waiting
         self.paused: dict[str, ProgramView] = {}
         self.started: dict[str, ProgramView] = {}
         self.reasons: dict[str, str] = {}
         self._weights = {tenant: weights.get(tenant, DEFAULT_WEIGHT) for tenant in self.used}
         self._weight = fsum(self._weights.values())
 
-    def some_want_less(self, tokens: float) -> bool:
-        """Whether a tenant's programs, inside and waiting, need less than its part of ``tokens``."""
+    def some_want_less(self, waiting: Sequence[ProgramView], tokens: float) -> bool:
+        """Whether a tenant's programs, inside and ``waiting``, need less than its part of ``tokens``."""
         wanted = dict(self.used)
-        for p in self._waiting:
+        for p in waiting:
             wanted[p.tenant] += self.footprint(p)
         return any(wanted[tenant] < self.share(tenant, tokens) for tenant in wanted)
 

@@ -45,6 +45,9 @@ MAX_PASSED_S = 30.0
 #: Turns after which prices are asked for again.
 _RENEWED = 64
 
+#: Sort keys that are left of turns that wait no longer.
+_STALE_KEYS = 64
+
 
 @register_turn_policy
 class MarsTurnPolicy(BaseTurnPolicy):
@@ -190,6 +193,8 @@ class MarsTurnPolicy(BaseTurnPolicy):
     def _key(self, turn: TurnView) -> tuple[int, float, float, str, TurnView]:
         key = self._keys.get(id(turn))
         if key is None:
+            if len(self._keys) > 2 * MAX_REMEMBERED:
+                self._keys.clear()
             key = self._keys[id(turn)] = turn.priority, self._seconds(turn), turn.arrived_s, turn.turn_id, turn
         return key
 
@@ -203,7 +208,7 @@ class MarsTurnPolicy(BaseTurnPolicy):
         return min(RANK_MAX_S, UNCACHED_WEIGHT * first_s + work_s) + self.ageing * turn.program_arrived_s
 
     def order_turns(self, turns: Sequence[TurnView], now_s: float) -> list[int]:
-        if len(self._keys) > 2 * len(turns) + _RENEWED:
+        if len(self._keys) > 2 * len(turns) + _STALE_KEYS:
             self._keys.clear()
         # This goes over all that wait in every pass, so it leaves the loops to the interpreter.
         keys = list(map(self._keys.get, map(id, turns)))
