@@ -7,15 +7,14 @@ import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import msgspec
 from sglang.srt.managers.io_struct import GenerateReqInput
 
-from mars_sglang import __version__, clock
+from mars_sglang import clock
 from mars_sglang.config import ADMISSION_OFF, MarsConfig, instance
 from mars_sglang.core.placement import Placement
 from mars_sglang.core.prefill_price import PrefillPrice
@@ -32,11 +31,9 @@ from mars_sglang.engine.tool_names import parse_answer
 from mars_sglang.stream.events import (
     AdmissionTicket,
     GateSettings,
-    PausePredicted,
     ProgramState,
     TurnState,
 )
-from mars_sglang.stream.snapshot import ExecutorState
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +46,6 @@ MEET_S = 10.0
 
 #: How often gauges are brought up to date, in real seconds.
 SHOW_S = 1.0
-
-#: Fields of a window that the state page shows.
-_WINDOW = (
-    "policy",
-    "admitted",
-    "waiting",
-    "paused",
-    "footprint_tokens",
-    "anonymous_tokens",
-    "capacity_tokens",
-    "host_tokens",
-)
-#: Fields of a ticket that it shows.
-_DECISION = ("time_s", "program", "decision", "waited_s", "reason")
-#: Fields of a program's state that it does not show.
-_NOT_SHOWN = ("retained_pages", "page_tokens", "under_way")
-
-#: Fields of an event that say who sent it.
-_SENDER = ("source", "source_seq", "time_s", "program", "turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +232,12 @@ class ServerTurns:
     def _told(self) -> tuple[list[ProgramState], tuple[TurnState, ...], GateSettings | None]:
         """What the control process is told after it, or a message, was lost."""
         newest = list(islice(self.programs.newest(), MAX_TOLD_PROGRAMS))
-        programs = [program_state(known, self._admission(known)) for known in reversed(newest)]
+        programs = [program_state(known, self.admission_of(known)) for known in reversed(newest)]
         anonymous = tuple(turn_state(turn, *begun) for turn, begun in self._anonymous.items())
         return programs, anonymous, self._settings
 
-    def _admission(self, known: Program) -> str | None:
+    def admission_of(self, known: Program) -> str | None:
+        """Whether the program has a place: ``admitted``, ``paused``, ``waiting``; None where nobody asked."""
         if self.gate is None:
             return None
         if self.gate.has_place(known.program):
@@ -434,61 +413,3 @@ class ServerTurns:
     def scoped(self, program: str, headers: Mapping[str, str]) -> str:
         """A program's id as the sender of these headers owns it."""
         return self._recognition.scoped(program, headers)
-
-    # -- seen from outside ---------------------------------------------------------------------------
-
-    def state(self, limit: int) -> dict[str, Any]:
-        """For the state page: the newest ``limit`` programs and all counts."""
-        now_s = clock.now()
-        predictions = self.stream.predictions if self.stream else {}
-        executors = self.stream.executor_states() if self.stream else ()
-        return {
-            "version": __version__,
-            "now_s": now_s,
-            "turn_policy": self.config.turn_policy,
-            "admission": self.config.admission,
-            "gate": self._gate_state(),
-            "placement": self.placement.report() if self.placement else None,
-            "stream": self.stream.report() if self.stream else None,
-            "executors": [_executor(executor, now_s) for executor in executors],
-            "programs_known": len(self.programs),
-            "programs": [
-                _program(program_state(known, self._admission(known)), predictions.get(known.program))
-                for known in islice(self.programs.newest(), limit)
-            ],
-        }
-
-    def _gate_state(self) -> dict[str, Any] | None:
-        """What the gate holds, as the control process said last, and what this process made of it."""
-        if self.gate is None:
-            return None
-        window = self.stream.window if self.stream else None
-        shown = {} if window is None else {name: getattr(window, name) for name in _WINDOW}
-        decisions = [
-            {name: getattr(ticket, name) for name in _DECISION}
-            for ticket in reversed(self.stream.decisions if self.stream else ())
-        ]
-        return {
-            **shown,
-            "control": self.gate.open or "answers",
-            "turns_waiting": self.gate.waiting,
-            **asdict(self.gate.counters),
-            "decisions": decisions,
-        }
-
-
-def _executor(executor: ExecutorState, now_s: float) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(executor.load)
-    said = {name: fields[name] for name in fields if name not in _SENDER}
-    return {"age_s": max(0.0, now_s - executor.at_s), "load": "unknown" if executor.stale else "known"} | said
-
-
-def _program(known: ProgramState, prediction: PausePredicted | None) -> dict[str, Any]:
-    """A program, and while it is inside a tool when it is expected back, in seconds from its turn's end."""
-    shown = msgspec.structs.asdict(known) | {"tools": [msgspec.structs.asdict(use) for use in known.tools]}
-    for name in _NOT_SHOWN:
-        del shown[name]
-    if prediction is not None and known.phase == "acting":
-        back = zip(prediction.probabilities, prediction.quantiles_s, strict=True)
-        shown["predicted"] = {"from": prediction.key, "back_s": {f"{p:g}": seconds for p, seconds in back}}
-    return shown

@@ -28,10 +28,11 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from eval.agents import rollouts
+from mars_sglang.engine.state_page import state_of
 
 def run(engine, plan):
     done = [asdict(each) for each in engine.loop.run_until_complete(rollouts.roll_out(engine, plan))]
-    state = engine.tokenizer_manager.mars_turns.state(1000)
+    state = state_of(engine.tokenizer_manager.mars_turns, 1000)
     return {"rollouts": done, "programs": state["programs"], "gate": state["gate"]}
 
 if __name__ == "__main__":

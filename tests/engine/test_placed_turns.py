@@ -11,6 +11,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 from mars_sglang.config import MarsConfig
 from mars_sglang.engine import wire
 from mars_sglang.engine.server_turns import HostSettings, ServerTurns
+from mars_sglang.engine.state_page import state_of
 
 
 def opened(ranks: int) -> ServerTurns:
@@ -45,7 +46,7 @@ def test_programs_are_spread_and_their_continuations_stay():
         turn, obj = begun(turns, program, 150)
         assert obj.routed_dp_rank == expected
         answered(turns, turn, 150)
-    assert turns.state(0)["placement"] == {"programs": [1, 1], "load_tokens": [170, 170], "moves": 0}
+    assert state_of(turns, 0)["placement"] == {"programs": [1, 1], "load_tokens": [170, 170], "moves": 0}
 
 
 @pytest.mark.parametrize(("ranks", "program"), [(1, "a"), (2, None)])
