@@ -10,7 +10,7 @@ from eval.simulator.host import LOAD_BACK_TOKENS
 from eval.simulator.request import CLIP_NEW_TOKENS, Request
 from mars_sglang.core.kept import NOTHING_KEPT, Arranged
 from mars_sglang.core.policy import TurnPolicy
-from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, SHARED_TOKENS
+from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, PASSING_TOKENS, SHARED_TOKENS
 
 #: SGLang's ``--max-prefill-tokens``, unless told otherwise.
 MAX_PREFILL_TOKENS = 16384
@@ -158,6 +158,7 @@ class SkippingAdder(PrefillAdder):
         self._misses = 0
         self.short_of_memory = False
         """Whether a turn was refused for want of KV, which only a turn that leaves can change."""
+        self._memory_is_awaited = False
 
     def go_on(self, request: Request, limit: int | None) -> bool:
         unfinished = super().go_on(request, limit)
@@ -169,6 +170,8 @@ class SkippingAdder(PrefillAdder):
         if self._is_being_computed(request):
             self._misses += 1
             return Verdict.CONTINUE if self._misses < MAX_MISSES_PER_PASS else Verdict.OTHER
+        if self._memory_is_awaited and request.context - request.prefix > PASSING_TOKENS:
+            return self._rejected(request, Verdict.OTHER, 0)
         withheld = self._withhold(request)
         kept = self._arranged.withheld_from(request.turn_id)
         self._reserved += kept
@@ -180,8 +183,9 @@ class SkippingAdder(PrefillAdder):
         self.chunk_left += withheld
         if added:
             return self.verdict() if withheld or kept else verdict
-        if verdict is Verdict.CONTINUE:
-            return verdict
+        return verdict if verdict is Verdict.CONTINUE else self._rejected(request, verdict, kept)
+
+    def _rejected(self, request: Request, verdict: Verdict, kept: int) -> Verdict:
         return Verdict.CONTINUE if self._may_pass(request, verdict, kept) else verdict
 
     def _is_being_computed(self, request: Request) -> bool:
@@ -216,7 +220,9 @@ class SkippingAdder(PrefillAdder):
         if kept and self._fits(request):
             # It waits for contexts that are kept, not for turns that run.
             return True
-        return self._policy.may_be_passed(request.waiting_view(), self._now_s)
+        may = self._policy.may_be_passed(request.waiting_view(), self._now_s)
+        self._memory_is_awaited |= may and verdict is Verdict.NO_TOKEN
+        return may
 
 
 def chunk_limit(unfinished: Request, waiting: Sequence[Request], budget: int) -> int | None:

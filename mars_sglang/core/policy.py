@@ -56,7 +56,8 @@ class TurnPolicy(Protocol):
         """Prefill tokens that this turn gets in one step, at most, 1 or more; None: the engine's chunk."""
 
     def may_be_passed(self, turn: TurnView, now_s: float) -> bool:
-        """Whether a turn that does not fit now may be passed by one behind it that does.
+        """Whether a turn that does not fit now may be passed by one behind it that does. Where it waits for memory, by
+        one of :data:`.prefill_pass.PASSING_TOKENS` at most.
 
         Has to turn False within a bounded time, or the turn could starve.
         """

@@ -6,3 +6,8 @@ MAX_MISSES_PER_PASS = 8
 #: Tokens of a prefix that is being computed for another turn that are worth waiting for: the turn's own prefill is then
 #: so much shorter, and has a step of its own, which costs about as much.
 SHARED_TOKENS = 256
+
+#: Tokens to compute of a turn that may go ahead of one that waits for memory, at most: what a continuation adds. More
+#: would take the memory that the other waits for. Simulations: SWE-bench programs end 5 to 9% earlier than where any
+#: turn may, and 1 to 4% earlier than where none may; 256 to 2,048 are alike.
+PASSING_TOKENS = 1024

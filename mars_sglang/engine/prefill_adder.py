@@ -5,7 +5,7 @@ from itertools import chain
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
 from mars_sglang.core.itl_target import LEAST_TOKENS
-from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, SHARED_TOKENS
+from mars_sglang.core.prefill_pass import MAX_MISSES_PER_PASS, PASSING_TOKENS, SHARED_TOKENS
 from mars_sglang.engine.turn_queue import most_tokens, waiting_view
 from mars_sglang.engine.turns import ReqTurn, TurnBook
 
@@ -29,6 +29,8 @@ class MarsPrefillAdder(PrefillAdder):
         """Whether a turn was skipped for want of KV, which only a leaving turn can change."""
         self._skipped: list[ReqTurn] = []
         """Turns that did not fit and let those behind them try."""
+        self._memory_is_awaited = False
+        """Whether one of them waits for turns that run to leave theirs."""
         self.book.counters["prefill_passes"] += 1
 
     def add_chunked_req(self, req):
@@ -45,6 +47,8 @@ class MarsPrefillAdder(PrefillAdder):
             return AddReqResult.CONTINUE if self.misses < MAX_MISSES_PER_PASS else AddReqResult.OTHER
         if self.can_run_list and self._left_s < self._least_s(req):
             return AddReqResult.OTHER
+        if self._memory_is_awaited and _to_compute(req) > PASSING_TOKENS:
+            return self._rejected(req, AddReqResult.OTHER)
         withheld = self._withhold(req)
         kept = self.book.arranged.withheld_from(req.rid)
         self.memory_budget.total_offset += kept
@@ -61,17 +65,19 @@ class MarsPrefillAdder(PrefillAdder):
         if (withheld or kept) and added:
             # What is left of the step for those behind, and not for this turn.
             result = self.budget_state()
-        if _LOOP_ASKS or result == AddReqResult.CONTINUE or self.is_hybrid_ssm_cache:
+        return result if added or result == AddReqResult.CONTINUE else self._rejected(req, result)
+
+    def _rejected(self, req, result):
+        """What to answer for a turn that is not added: SGLang's loop ends with one whose result is not CONTINUE."""
+        if _LOOP_ASKS or self.is_hybrid_ssm_cache:
             # A mamba tree hands the request a state slot before this call, and the loop
             # takes it back only from a request with which it ends.
             return result
-        # The loop ends with a request whose result is another, and the next is not tried.
-        return AddReqResult.CONTINUE if not added and self.may_pass(req, result) else result
+        return AddReqResult.CONTINUE if self.may_pass(req, result) else result
 
     def _fits(self, req) -> bool:
         """Whether the turn would fit if nothing were kept."""
-        rest = len(req.full_untruncated_fill_ids) - req.prefix_len
-        tokens = rest + _answer_tokens(req) + self.per_req_token_overhead
+        tokens = _to_compute(req) + _answer_tokens(req) + self.per_req_token_overhead
         with self._lock_node(req.last_node):
             return tokens < self.rem_total_tokens
 
@@ -111,8 +117,7 @@ class MarsPrefillAdder(PrefillAdder):
 
     def _least_s(self, req) -> float:
         """Seconds of the smallest prefill of the turn that is worth a place in the step."""
-        rest = len(req.full_untruncated_fill_ids) - req.prefix_len
-        return self.book.prefill.seconds(min(rest, max(LEAST_TOKENS, self.page_size)), req.prefix_len)
+        return self.book.prefill.seconds(min(_to_compute(req), max(LEAST_TOKENS, self.page_size)), req.prefix_len)
 
     def _spend(self, req) -> None:
         """The turn was added, and takes its part of the time that decoding turns leave."""
@@ -146,6 +151,7 @@ class MarsPrefillAdder(PrefillAdder):
                 self.book.log.write("aged", self.book.now_s, [req.rid])
             return False
         self._skipped.append(req.mars)
+        self._memory_is_awaited |= result == AddReqResult.NO_TOKEN
         return True
 
     def _pass_over(self) -> None:
@@ -168,6 +174,11 @@ def _computes_after(req, node, prefix_len: int) -> bool:
 def _at(req, start: int):
     """What the turn's prompt goes on with."""
     return req.full_untruncated_fill_ids[start : start + SHARED_TOKENS]
+
+
+def _to_compute(req) -> int:
+    """Tokens of the turn's prompt that are not cached."""
+    return len(req.full_untruncated_fill_ids) - req.prefix_len
 
 
 def _answer_tokens(req) -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from mars_sglang.core.itl_target import LEAST_TOKENS
 from mars_sglang.core.policies.mars import MarsTurnPolicy
-from mars_sglang.core.prefill_pass import SHARED_TOKENS
+from mars_sglang.core.prefill_pass import PASSING_TOKENS, SHARED_TOKENS
 from mars_sglang.emulation.in_process import attach
 from mars_sglang.engine.prefill_adder import MarsPrefillAdder
 from tests.engine.conftest import make_cached_programs
@@ -44,6 +44,17 @@ def test_of_turns_that_begin_with_the_same_uncached_prefix_one_goes_first(p):
     p.book.computing.clear()
     p.end_turn("a", shared + prompt(1, 50), 1.0)
     assert offer(step(p), second) == [50]
+
+
+def test_only_short_turns_go_ahead_of_one_that_waits_for_memory(p):
+    big, long, short = (
+        p.asks(name, prompt(i, tokens), 0.0)
+        for i, (name, tokens) in enumerate((("a", CAPACITY + 1), ("b", PASSING_TOKENS + 1), ("c", PASSING_TOKENS)))
+    )
+    assert offer(step(p), big, long, short) == [0, 0, PASSING_TOKENS]
+    # What is cached of it is no work.
+    p.end_turn("b", prompt(1, PASSING_TOKENS), 1.0)
+    assert offer(step(p), big, long, short) == [0, 1, STEP_TOKENS - 1]
 
 
 def test_a_turn_does_not_wait_for_the_prefix_of_another_adapter_nor_of_one_that_answers(p):

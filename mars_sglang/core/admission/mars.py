@@ -21,9 +21,9 @@ from mars_sglang.core.policy import register_admission_policy
 from mars_sglang.core.views import AdmissionDecision, PoolView, ProgramView
 
 #: Capacity given away where the engine keeps contexts itself, as a multiple of the GPU's. It knows better than a gate
-#: what fits, so this only bounds how many are inside. Simulations: 6 is as no gate; where only two or three
-#: programs fit 3 is up to 1.1 times worse, and 1 up to 1.6 times.
-OVERBOOK = 6.0
+#: what fits, so this only bounds how many turns can wait inside, all of which each pass looks at. Simulations: 24 is as
+#: no gate; where two or three programs fit, or many short ones come, 6 is up to 1.2 times worse, and 1 up to 1.6 times.
+OVERBOOK = 24.0
 
 #: Programs admitted per one that keeps the tool slots busy: tools are not evenly spread over time.
 CPU_SPARE = 1.5

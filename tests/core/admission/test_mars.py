@@ -112,8 +112,8 @@ def test_a_host_tier_counts_as_far_as_it_holds_more_than_the_pool():
 
 
 def test_where_the_engine_keeps_contexts_itself_more_than_the_memory_is_given_away():
-    # Six times 50,000.
-    keeps = PoolView(K // 2, 0, prefill_token_s=1e-4, engine_keeps=True)
+    # 300,000 are given away.
+    keeps = PoolView(round(3 * K / OVERBOOK), 0, prefill_token_s=1e-4, engine_keeps=True)
     # 61,200 each: four are 244,800 under .95 x 300,000, and five are 306,000.
     three, waits = [working(name, 60_000, -1.0) for name in "wxy"], [new("next", 60_000)]
     four = [*three, working("z", 60_000)]
@@ -123,7 +123,7 @@ def test_where_the_engine_keeps_contexts_itself_more_than_the_memory_is_given_aw
     # Overfull from 300,000 on: 244,800 and 51,200 are not, 244,800 and 61,200 are.
     for tokens, paused in ((50_000, ()), (60_000, ("tool",))):
         assert decide([*four, in_tool("tool", tokens, 1.0)], [], pool=keeps).pause == paused
-    # A host tier counts where it is more: 90,000 are not, 360,000 and 100,000 + 360,000 are.
+    # A host tier counts where it is more: 90,000 are not, 360,000 and 12,500 + 360,000 are.
     assert decide(four, waits, pool=replace(keeps, host_tokens=K)).admit == ()
     assert decide(four, waits, pool=replace(keeps, host_tokens=4 * K)).admit == ("next",)
     assert decide(four, waits, pool=replace(keeps, host_tokens=4 * K, host_copies=False)).admit == ("next",)

@@ -5,6 +5,7 @@ from eval.simulator.prefill import PrefillAdder, SkippingAdder, Verdict, chunk_l
 from eval.simulator.waiting import look_up
 from mars_sglang.core.kept import Arranged
 from mars_sglang.core.policy import BaseTurnPolicy
+from mars_sglang.core.prefill_pass import PASSING_TOKENS
 from tests.eval.simulator.builders import cache, put, request, text
 
 
@@ -117,6 +118,18 @@ def test_our_policies_say_whether_a_turn_that_does_not_fit_may_be_passed(passabl
     pass_ = SkippingAdder(tree, [], 100, True, tree.evict, policy=Patient(passable), now_s=0.0)
     assert offer(pass_, tree, request(tree, prompt=2000)) is verdict
     assert pass_.short_of_memory and not pass_.added
+
+
+def test_only_short_turns_go_ahead_of_one_that_waits_for_memory():
+    tree = cache(capacity=PASSING_TOKENS + 500)
+    pass_ = SkippingAdder(tree, [], 10 * PASSING_TOKENS, True, tree.evict, policy=Patient(), now_s=0.0)
+    big, long, short = (
+        request(tree, name, prompt=tokens)
+        for name, tokens in (("a", 2 * PASSING_TOKENS), ("b", PASSING_TOKENS + 1), ("c", PASSING_TOKENS))
+    )
+    for turn in (big, long, short):
+        offer(pass_, tree, turn)
+    assert pass_.added == [short]
 
 
 def test_a_quantum_caps_a_turn_and_leaves_the_step_to_the_next():
