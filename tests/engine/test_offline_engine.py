@@ -40,7 +40,8 @@ if __name__ == "__main__":
     few, many = (rollouts.Plan(**plan) for plan in json.loads(sys.argv[2]))
     import sglang
 
-    engine = sglang.Engine(scheduler_policy="mars", **arguments)
+    # Under the default one few programs wait: over turns that keep contexts it gives away the memory many times.
+    engine = sglang.Engine(scheduler_policy="mars", mars_admission="footprint", **arguments)
     told = {"few": run(engine, few)}
     engine.flush_cache()
     told["many"] = run(engine, many)

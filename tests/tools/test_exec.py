@@ -37,11 +37,15 @@ def place():
         yield path
 
 
+def as_in_the_foreground() -> None:
+    # Tests that run in the background of a script ignore it, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(place: str, *command: str, stdin: bytes = b"", options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*EXEC, "--address", f"ipc://{place}", *options, "--", *command], input=stdin, capture_output=True, timeout=30,
-        # Tests that run in the background of a script ignore it, and so would all that they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=as_in_the_foreground,
     )  # fmt: skip
 
 
@@ -175,7 +179,8 @@ def test_a_terminals_interrupt_reaches_the_command_once(place):
 
 def test_signal_mask_and_ignored_signals_are_as_they_were(place):
     show = ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
-    assert run(place, *show).stdout == subprocess.run(show, capture_output=True).stdout
+    plain = subprocess.run(show, capture_output=True, preexec_fn=as_in_the_foreground)
+    assert run(place, *show).stdout == plain.stdout
 
 
 def test_it_is_reported(place):
