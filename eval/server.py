@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import aiohttp
 
 from eval import defaults
+from mars_sglang.stream import lock
+from mars_sglang.stream.address import Address, AddressError
 
 _TAIL_LINES = 25
 _PR_SET_PDEATHSIG = 1
@@ -78,8 +77,9 @@ class EmulatedServer:
         try:
             self._end()
         finally:
-            if self._claim is not None:
-                self._claim.close()
+            claim, self._claim = self._claim, None
+            if claim is not None:
+                os.close(claim)
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -122,8 +122,8 @@ def _program() -> str:
     return found
 
 
-def _port(arguments: list[str]) -> tuple[int, IO[bytes] | None]:
-    """The port, and what keeps it from other processes that look for one; None where it was given."""
+def _port(arguments: list[str]) -> tuple[int, int | None]:
+    """The port, and the descriptor that keeps it from others who look for one; None where it was given."""
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--port":
@@ -131,29 +131,34 @@ def _port(arguments: list[str]) -> tuple[int, IO[bytes] | None]:
             if not value.isdigit():
                 raise ServerError(f"--server-args: --port {value!r}; accepted: a port number")
             return int(value), None
+    try:
+        place = Address.default("benchmark")
+        place.prepare(None)
+    except AddressError as error:
+        raise ServerError(f"no place to note the port of a server: {error}") from error
     for port in defaults.PORTS:
-        if (claim := _claim(port)) is not None:
+        if (claim := _claim(place, port)) is not None:
             return port, claim
     raise ServerError(
         f"no free port from {defaults.PORTS.start} to {defaults.PORTS.stop - 1}; give --server-args '--port N'"
     )
 
 
-def _claim(port: int) -> IO[bytes] | None:
-    """A lock of the kernel's, which ends with this process: it takes a server seconds until it has its port. None where
-    the port is taken, or claimed by another process."""
-    with contextlib.ExitStack() as stack:
+def _claim(place: Address, port: int) -> int | None:
+    """A lock, for it takes a server seconds until it has its port. None where the port is taken, or claimed already."""
+    try:
+        claim = lock.take(place, f"port-{port}")
+    except OSError:
+        return None
+    with socket.socket() as probe:
+        # As servers bind: a port whose last connection is still closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            lock = stack.enter_context((Path(tempfile.gettempdir()) / f"mars-sglang-port-{port}.lock").open("wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket() as probe:
-                # As servers bind: a port whose last connection is still closing is free.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
+            os.close(claim)
             return None
-        stack.pop_all()
-        return lock
+    return claim
 
 
 def _group_lives(group: int) -> bool:

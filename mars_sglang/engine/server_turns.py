@@ -28,12 +28,7 @@ from mars_sglang.engine.server_stream import ServerStream, program_state, turn_s
 from mars_sglang.engine.server_turn import ServerTurn, max_output_tokens, prompt_tokens
 from mars_sglang.engine.stream_end import MAX_TOLD_PROGRAMS
 from mars_sglang.engine.tool_names import parse_answer
-from mars_sglang.stream.events import (
-    AdmissionTicket,
-    GateSettings,
-    ProgramState,
-    TurnState,
-)
+from mars_sglang.stream.events import AdmissionTicket, GateSettings, ProgramState, TurnState
 
 logger = logging.getLogger(__name__)
 

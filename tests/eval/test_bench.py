@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import socket
 
 import pytest
@@ -36,16 +37,20 @@ def test_a_server_that_dies_is_told_with_its_last_words(tmp_path, capsys, monkey
 
 def test_a_port_in_use_or_promised_is_passed_over_and_an_asked_one_is_taken(tmp_path):
     first, claim = _port([])
-    with claim:
-        # Nothing listens there yet: a server takes seconds to.
-        second, another = _port([])
-        another.close()
-        assert second > first
-    assert _port([])[0] == first
+    # Nothing listens there yet: a server takes seconds to.
+    second, another = _port([])
+    assert second > first
+    for held in (claim, another):
+        os.close(held)
+    again, claim = _port([])
+    os.close(claim)
+    assert again == first
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first))
         taken.listen()
-        assert _port([])[0] > first
+        third, claim = _port([])
+    os.close(claim)
+    assert third > first
     assert EmulatedServer(["--port", "32077"], tmp_path / "log").base_url.endswith(":32077")
     assert EmulatedServer(["--port=32078"], tmp_path / "log").base_url.endswith(":32078")
     with pytest.raises(ServerError, match="accepted"):
